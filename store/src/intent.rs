@@ -1,0 +1,347 @@
+//! What a node shall run: the pure function from documents to [`NodeIntent`].
+//!
+//! Ensures: an app whose documents are missing, malformed or contradictory is an error of its own that names the key,
+//! and no other app is touched by it. Assumes that the documents were read under [`Listing::prefixes`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::{Result, ensure};
+use serde_json::{Map, Value};
+
+use crate::document::{Documents, Prefix, Token};
+use crate::name::{AppName, ClusterName, NodeName, Version};
+use crate::schema::{
+    BaseDir, Config, DeployConfig, Health, IntentKey, NodeDocument, Parse, Port, Seconds, Status, UserName,
+    cluster_prefix, node_prefix,
+};
+use crate::{Document, Store};
+
+/// What a node shall run. An app that is not here is not wanted, or not known: see [`crate::Store::get`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NodeIntent {
+    pub apps: BTreeMap<AppName, Result<App, Invalid>>,
+    /// Keys under `nodes/<node>/` that name no app.
+    pub strays: Vec<Invalid>,
+}
+
+/// One app on one node, from three documents that agree.
+#[derive(Debug, Clone, PartialEq)]
+pub struct App {
+    pub name: AppName,
+    pub cluster: ClusterName,
+    /// An operator is at work on this app on this node: leave it alone.
+    pub hold: bool,
+    pub active: Option<Version>,
+    /// Ready to go, not run.
+    pub prep: Vec<Version>,
+    pub min_nodes: u32,
+    pub user_config: Map<String, Value>,
+    pub health: Option<Health>,
+    pub timeouts: Timeouts,
+    pub basedir: BaseDir,
+    pub runas: Option<UserName>,
+    pub ports: Vec<Port>,
+}
+
+impl App {
+    /// Every version that shall be on disk, the active one first.
+    pub fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.active.iter().chain(&self.prep)
+    }
+}
+
+/// How long the steps of a replacement may take.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Timeouts {
+    /// From TERM to KILL.
+    pub stop: Seconds,
+    pub enable: Seconds,
+    pub disable: Seconds,
+}
+
+/// Why an app is held as it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Invalid {
+    pub key: String,
+    pub reason: String,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.reason)
+    }
+}
+
+/// The apps that a node's own documents name: what has to be known before their clusters can be read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listing {
+    apps: BTreeMap<AppName, Result<NodeDocument, Invalid>>,
+    strays: Vec<Invalid>,
+}
+
+impl Listing {
+    /// Reads `nodes/<node>/…` out of `documents`.
+    pub fn new(node: &NodeName, documents: &Documents) -> Self {
+        let (mut apps, mut strays) = (BTreeMap::new(), Vec::new());
+        let prefix = node_prefix(node);
+        for (key, document) in documents.iter().filter(|(key, _)| key.starts_with(prefix.as_str())) {
+            match IntentKey::parse(key) {
+                Ok(IntentKey::Node(_, app)) => {
+                    apps.insert(app, parse(key, Some(document)));
+                }
+                Ok(IntentKey::Config(..) | IntentKey::DeployConfig(..)) => {}
+                Err(error) => strays.push(Invalid { key: key.clone(), reason: format!("{error:#}") }),
+            }
+        }
+        Self { apps, strays }
+    }
+
+    /// Where the rest of these apps' intent is.
+    pub fn prefixes(&self) -> Vec<Prefix> {
+        let valid = self.apps.iter().filter_map(|(app, node)| Some((app, node.as_ref().ok()?)));
+        valid.map(|(app, node)| cluster_prefix(app, &node.cluster)).collect()
+    }
+
+    /// What the node shall run, given its clusters' documents.
+    pub fn intent(self, clusters: &Documents) -> NodeIntent {
+        let mut basedirs = Vec::new();
+        let mut apps = BTreeMap::new();
+        for (name, node) in self.apps {
+            let app = node.and_then(|node| {
+                let key = IntentKey::DeployConfig(name.clone(), node.cluster.clone()).key();
+                let deploy = parse::<DeployConfig>(key.as_str(), clusters.get(key.as_str()))?;
+                // Also of an app whose config turns out invalid: what it runs lives there all the same.
+                basedirs.push((name.clone(), key.to_string(), deploy.basedir.clone()));
+                app(&name, node, deploy, clusters)
+            });
+            apps.insert(name, app);
+        }
+        for (name, invalid) in overlaps(&basedirs) {
+            apps.entry(name).and_modify(|app| *app = Err(invalid));
+        }
+        NodeIntent { apps, strays: self.strays }
+    }
+}
+
+/// Reads what `node` shall run, and the token to wait on for a change of it.
+///
+/// On Consul this costs one recursive read and ⌈apps/64⌉ transactions.
+pub async fn read(store: &Store, node: &NodeName) -> Result<(NodeIntent, Token)> {
+    let (documents, mut token) = store.read(&[node_prefix(node)]).await?;
+    let listing = Listing::new(node, &documents);
+    let prefixes = listing.prefixes();
+    if prefixes.is_empty() {
+        return Ok((listing.intent(&Documents::new()), token));
+    }
+    let (clusters, seen) = store.read(&prefixes).await?;
+    token.extend(seen);
+    Ok((listing.intent(&clusters), token))
+}
+
+/// Whether `node` is really to run `app` no more: the store *says* that `nodes/<node>/<app>` is absent, and that the
+/// cluster it ran in still has its config. One of the two reads, a second or more apart, that "gone" takes.
+///
+/// # Errors
+/// Every other answer, with what was found instead.
+pub async fn looks_gone(store: &Store, node: &NodeName, app: &AppName, cluster: &ClusterName) -> Result<()> {
+    let (node, config) =
+        (IntentKey::Node(node.clone(), app.clone()).key(), IntentKey::Config(app.clone(), cluster.clone()).key());
+    ensure!(store.get(&node).await?.is_none(), "{node} is there, although a listing did not show it");
+    ensure!(
+        store.get(&config).await?.is_some(),
+        "{node} is absent, but so is {config}: this looks like a store that lost its keys, not like a removal; to \
+         remove the app from this node put {config} back until it has stopped"
+    );
+    Ok(())
+}
+
+fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Documents) -> Result<App, Invalid> {
+    let key = IntentKey::Config(name.clone(), node.cluster.clone()).key();
+    let config = parse::<Config>(key.as_str(), clusters.get(key.as_str()))?;
+    let active = config.active().map_err(|error| Invalid { key: key.to_string(), reason: error.to_string() })?.cloned();
+    let prep = config.versions.into_iter().filter(|(_, status)| *status == Status::Prep).map(|(version, _)| version);
+    Ok(App {
+        name: name.clone(),
+        cluster: node.cluster,
+        hold: node.hold,
+        active,
+        prep: prep.collect(),
+        min_nodes: config.min_nodes,
+        user_config: config.user_config,
+        health: config.health,
+        timeouts: Timeouts {
+            stop: config.stop_seconds,
+            enable: config.enable_seconds,
+            disable: config.disable_seconds,
+        },
+        basedir: deploy.basedir,
+        runas: deploy.runas,
+        ports: deploy.ports,
+    })
+}
+
+fn parse<T: Parse>(key: &str, document: Option<&Result<Document, String>>) -> Result<T, Invalid> {
+    let reason = match document {
+        None => "there is no such document".to_owned(),
+        Some(Err(reason)) => reason.clone(),
+        Some(Ok(document)) => match T::parse(&document.bytes) {
+            Ok(parsed) => return Ok(parsed),
+            Err(error) => format!("{error:#}"),
+        },
+    };
+    Err(Invalid { key: key.to_owned(), reason })
+}
+
+/// Apps of which one's basedir is, or is inside, the other's: both are invalid, since each would write into the other.
+fn overlaps(basedirs: &[(AppName, String, BaseDir)]) -> BTreeMap<AppName, Invalid> {
+    let mut found = BTreeMap::new();
+    // In the order of their components everything inside a directory follows it directly.
+    let mut sorted = basedirs.iter().collect::<Vec<_>>();
+    sorted.sort_by(|(_, _, a), (_, _, b)| a.path().components().cmp(b.path().components()));
+    let mut outer = None;
+    for inner in sorted {
+        let (name, key, basedir) = inner;
+        match outer {
+            Some((other, other_key, around)) if basedir.path().starts_with(BaseDir::path(around)) => {
+                let clash = |key: &String, with: &AppName| Invalid {
+                    key: key.clone(),
+                    reason: format!(
+                        "basedir {} and {with}'s, {}, overlap: give each app one of its own",
+                        if key == other_key { around.as_str() } else { basedir.as_str() },
+                        if key == other_key { basedir.as_str() } else { around.as_str() },
+                    ),
+                };
+                found.insert(AppName::clone(name), clash(key, other));
+                found.entry(AppName::clone(other)).or_insert_with(|| clash(other_key, name));
+            }
+            _ => outer = Some((name, key, basedir)),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::document::Revision;
+
+    fn documents(entries: &[(&str, &str)]) -> Documents {
+        let document = |text: &str| Ok(Document { bytes: text.into(), revision: Revision(String::new()) });
+        entries.iter().map(|(key, text)| ((*key).to_owned(), document(text))).collect()
+    }
+
+    fn intent(entries: &[(&str, &str)]) -> NodeIntent {
+        let documents = documents(entries);
+        Listing::new(&"web1".parse().unwrap(), &documents).intent(&documents)
+    }
+
+    const SLUG: [(&str, &str); 3] = [
+        ("nodes/web1/slug", r#"{"cluster": "dev"}"#),
+        ("clusters/slug/dev/config", r#"{"versions": {"1": "prep", "2": "active"}, "min_nodes": 2}"#),
+        ("clusters/slug/dev/deploy_config", r#"{"basedir": "/srv/slug"}"#),
+    ];
+
+    /// `SLUG` with one document replaced, or removed when it is `None`.
+    fn with(key: &str, document: Option<&str>) -> NodeIntent {
+        let mut entries = SLUG.to_vec();
+        entries.retain(|(k, _)| *k != key);
+        entries.extend(document.map(|document| (key, document)));
+        intent(&entries)
+    }
+
+    #[test]
+    fn three_documents_make_an_app() {
+        let intent = intent(&SLUG);
+        let app = intent.apps["slug"].as_ref().unwrap();
+        assert_eq!(app.versions().map(Version::as_str).collect::<Vec<_>>(), ["2", "1"]);
+        assert_eq!((app.min_nodes, app.hold, app.basedir.as_str()), (2, false, "/srv/slug"));
+    }
+
+    #[test]
+    fn an_invalid_document_is_an_error_that_names_its_key() {
+        for (key, _) in SLUG {
+            for document in [Some(""), Some("{"), Some("[]"), Some("null"), Some("{}"), None] {
+                let intent = with(key, document);
+                match intent.apps.get("slug") {
+                    Some(app) => assert_eq!(app.as_ref().unwrap_err().key, key, "{document:?}"),
+                    None => assert!(document.is_none() && key.starts_with("nodes/"), "{key} {document:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_versions_and_no_active_version_are_not_the_same() {
+        let none = with("clusters/slug/dev/config", Some(r#"{"versions": {}}"#));
+        assert_eq!(none.apps["slug"].as_ref().unwrap().active, None);
+        assert!(with("clusters/slug/dev/config", Some(r#"{"min_nodes": 1}"#)).apps["slug"].is_err());
+    }
+
+    #[test]
+    fn another_nodes_apps_and_keys_that_are_no_app_are_not_ours() {
+        let intent =
+            intent(&[("nodes/web10/slug", r#"{"cluster": "dev"}"#), ("nodes/web1/a/b", "{}"), ("nodes/web1/.x", "{}")]);
+        assert!(intent.apps.is_empty());
+        assert_eq!(
+            intent.strays.iter().map(|s| s.key.as_str()).collect::<Vec<_>>(),
+            ["nodes/web1/.x", "nodes/web1/a/b"]
+        );
+    }
+
+    #[test]
+    fn overlapping_basedirs_make_both_apps_invalid_and_no_third() {
+        let app = |name: &str, basedir: &str| {
+            [
+                (format!("nodes/web1/{name}"), r#"{"cluster": "dev"}"#.to_owned()),
+                (format!("clusters/{name}/dev/config"), r#"{"versions": {}}"#.to_owned()),
+                (format!("clusters/{name}/dev/deploy_config"), format!(r#"{{"basedir": "{basedir}"}}"#)),
+            ]
+        };
+        let table: [(&[(&str, &str)], &[&str]); 4] = [
+            (&[("a", "/srv/a"), ("b", "/srv/a"), ("c", "/srv/c")], &["a", "b"]),
+            (&[("a", "/srv/a"), ("b", "/srv/a/b/c"), ("c", "/srv/a-b")], &["a", "b"]),
+            (&[("a", "/srv/a"), ("b", "/srv/ab"), ("c", "/srv/a.b")], &[]),
+            (&[("a", "/srv"), ("b", "/srv/b"), ("c", "/srv/c")], &["a", "b", "c"]),
+        ];
+        for (apps, invalid) in table {
+            let entries = apps.iter().flat_map(|(name, basedir)| app(name, basedir)).collect::<Vec<_>>();
+            let entries = entries.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>();
+            let intent = intent(&entries);
+            let found = intent.apps.iter().filter(|(_, app)| app.is_err()).map(|(name, _)| name.as_str());
+            assert_eq!(found.collect::<Vec<_>>(), invalid, "{apps:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_one_apps_documents_hold_the_others_are_as_they_were(
+            noise in prop::collection::vec((0usize..3, prop::option::of(".{0,40}")), 1..4),
+        ) {
+            let mut entries = SLUG.to_vec();
+            let other = [
+                ("nodes/web1/other", r#"{"cluster": "dev"}"#),
+                ("clusters/other/dev/config", r#"{"versions": {}}"#),
+                ("clusters/other/dev/deploy_config", r#"{"basedir": "/srv/other"}"#),
+            ];
+            for (which, document) in &noise {
+                entries.retain(|(key, _)| *key != other[*which].0);
+                entries.extend(document.as_ref().map(|document| (other[*which].0, document.as_str())));
+            }
+            prop_assert_eq!(&intent(&entries).apps["slug"], &intent(&SLUG).apps["slug"]);
+        }
+
+        #[test]
+        fn what_is_valid_has_at_most_one_active_version_and_safe_names(
+            statuses in prop::collection::btree_map("[a-z./]{1,4}", prop::bool::ANY, 0..4),
+        ) {
+            let versions = statuses.iter().map(|(v, active)| format!("{v:?}: {:?}", if *active { "active" } else { "prep" }));
+            let config = format!(r#"{{"versions": {{{}}}}}"#, versions.collect::<Vec<_>>().join(", "));
+            let valid = statuses.keys().all(|v| crate::is_name(v)) && statuses.values().filter(|active| **active).count() < 2;
+            let intent = with("clusters/slug/dev/config", Some(&config));
+            prop_assert_eq!(intent.apps["slug"].is_ok(), valid, "{}", config);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Where intent is kept, and what it says.
+//!
+//! [`Store`] is one small interface over two backends: Consul, and a directory of JSON files. [`intent`] turns what was
+//! read into what a node shall run, by a pure function. Ensures: an answer is what the store said; that a document is
+//! *absent* is only said when the store said so, never because it could not be asked. Assumes nothing about who else
+//! writes: every document may be missing, torn or hostile.
+
+mod consul;
+mod directory;
+mod document;
+pub mod intent;
+mod name;
+pub mod schema;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+pub use consul::Consul;
+pub use directory::Directory;
+pub use document::{Document, Documents, Key, Prefix, Revision, Token};
+pub use name::{AppName, BadName, ClusterName, NodeName, Version, is_name};
+
+/// A store of documents. Cheap to clone; clones share connections.
+#[derive(Debug, Clone)]
+pub enum Store {
+    Consul(Consul),
+    Directory(Directory),
+}
+
+/// What a compare-and-set expects to find.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// No document under this key yet.
+    Absent,
+    /// The document is still as it was when this was read.
+    At(Revision),
+}
+
+impl Store {
+    /// Opens the store that `--store` names: `consul://host:8500`, `consul+https://host:8501`, `file:path`. Without
+    /// one: Consul when `CONSUL_HTTP_ADDR` is set, else a developer's checkout, `file:test_data/intent`.
+    ///
+    /// No connection is made yet, so a store that is down is not an error here.
+    pub fn open(url: Option<&str>) -> Result<Self> {
+        match url {
+            Some(url) => Self::open_url(url).with_context(|| format!("--store {url}")),
+            None if std::env::var_os("CONSUL_HTTP_ADDR").is_some_and(|addr| !addr.is_empty()) => {
+                Consul::from_environment().map(Self::Consul).context("opening the store that CONSUL_HTTP_ADDR names")
+            }
+            None => Ok(Self::Directory(Directory::open(PathBuf::from("test_data/intent")))),
+        }
+    }
+
+    fn open_url(url: &str) -> Result<Self> {
+        match url.split_once(':') {
+            Some(("file", path)) => {
+                let path = path.strip_prefix("//").unwrap_or(path);
+                anyhow::ensure!(!path.is_empty(), "no path after 'file:'");
+                Ok(Self::Directory(Directory::open(PathBuf::from(path))))
+            }
+            Some(("consul", rest)) => Consul::open(&format!("http:{rest}")).map(Self::Consul),
+            Some(("consul+https", rest)) => Consul::open(&format!("https:{rest}")).map(Self::Consul),
+            _ => anyhow::bail!("not a store: consul://host:8500, consul+https://host:8501 or file:path"),
+        }
+    }
+
+    /// Reads every document under `prefixes`, and the token that [`Store::wait`] takes.
+    ///
+    /// On Consul one prefix costs one request, more cost one transaction per 64. Not atomic across transactions.
+    /// A prefix under which nothing is found is not an error, and, on Consul, says nothing: a token without rights sees
+    /// the same (see [`Store::get`]).
+    pub async fn read(&self, prefixes: &[Prefix]) -> Result<(Documents, Token)> {
+        match self {
+            Self::Consul(consul) => consul.read(prefixes).await,
+            Self::Directory(directory) => directory.read(prefixes).await,
+        }
+    }
+
+    /// Reads one document. `None` means that the store said that it is absent; a store that refuses, is down or
+    /// answers nonsense is an error.
+    pub async fn get(&self, key: &Key) -> Result<Option<Document>> {
+        match self {
+            Self::Consul(consul) => consul.get(key).await,
+            Self::Directory(directory) => directory.get(key).await,
+        }
+    }
+
+    /// Writes one document, whatever was there.
+    pub async fn put(&self, key: &Key, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Consul(consul) => consul.put(key, bytes).await,
+            Self::Directory(directory) => directory.put(key, bytes).await,
+        }
+    }
+
+    /// Writes one document if the store still holds what is expected; false, and nothing changed, if it does not.
+    pub async fn compare_and_set(&self, key: &Key, bytes: &[u8], expected: &Expected) -> Result<bool> {
+        match self {
+            Self::Consul(consul) => consul.compare_and_set(key, bytes, expected).await,
+            Self::Directory(directory) => directory.compare_and_set(key, bytes, expected).await,
+        }
+    }
+
+    /// Deletes one document; deleting what is not there is fine.
+    pub async fn delete(&self, key: &Key) -> Result<()> {
+        match self {
+            Self::Consul(consul) => consul.delete(key).await,
+            Self::Directory(directory) => directory.delete(key).await,
+        }
+    }
+
+    /// Returns once something under the token's prefixes differs from what the token was made of; at once if it does
+    /// already. An error when the store cannot be watched: read again, after a while.
+    pub async fn wait(&self, token: &Token) -> Result<()> {
+        match self {
+            Self::Consul(consul) => consul.wait(token).await,
+            Self::Directory(directory) => directory.wait(token).await,
+        }
+    }
+}
