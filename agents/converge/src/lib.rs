@@ -1,1 +1,84 @@
-//! stub
+//! What every agent shares: the loop that keeps apps converged, back-off, flags, logging, and files that survive a crash.
+//!
+//! An agent is a value of [`Agent`]: it says what it does for one app, once. When, for which apps, how often again and
+//! what is said about it is decided here, the same for all. Agents do not know of each other, nor does this library of
+//! them.
+
+mod agent;
+mod args;
+mod backoff;
+pub mod files;
+mod log;
+mod once;
+mod schedule;
+mod watch;
+
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+use store::Store;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::LocalSet;
+
+pub use agent::{Agent, Host, Outcome, Task, Wanted, blocking};
+pub use args::Args;
+pub use backoff::Backoff;
+
+/// Runs an agent's process: flags in, exit status out. `make` builds the agent once the store and the node are known.
+///
+/// # Exit status
+/// 0 after `--once` or `--plan` when nothing failed, 1 when something did; 128 + the signal's number when stopped by one.
+pub fn main<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> ExitCode {
+    log::start(args.log_format);
+    match run(args, make) {
+        Ok(status) => status,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> Result<ExitCode> {
+    let host = Host {
+        node: args.node()?,
+        store: Store::open(args.store.as_deref())?,
+        permits: Rc::new(tokio::sync::Semaphore::new(args.parallel.get())),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    let work = async {
+        let agent = Rc::new(make(&host)?);
+        if args.plan {
+            once::plan(&agent, &host, args.log_format).await
+        } else if args.once {
+            once::pass(&agent, &host).await
+        } else {
+            let intents = watch::intents(&host);
+            Ok(schedule::keep_converging(agent, host.clone(), intents, args.interval()).await)
+        }
+    };
+    // The signals are armed before the work starts, and dropping the work ends what it had begun: at any point an agent
+    // can be stopped at once. Threads that still write to disk end with the process.
+    let status = runtime.block_on(LocalSet::new().run_until(async {
+        let stopped = stopped()?;
+        tokio::select! {
+            status = work => status,
+            signal = stopped => Ok(ExitCode::from(128 + signal)),
+        }
+    }));
+    runtime.shutdown_background();
+    status
+}
+
+/// Resolves to the number of the first SIGTERM or SIGINT.
+fn stopped() -> Result<impl Future<Output = u8>> {
+    let mut term = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => 15,
+            _ = int.recv() => 2,
+        }
+    })
+}

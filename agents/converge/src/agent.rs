@@ -1,0 +1,85 @@
+//! What an agent is, to the loop: something that converges one app, and says which apps it has on this host.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+use store::intent::App;
+use store::{AppName, NodeName, Store};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+
+/// One agent. Everything it does must be safe to be killed at any instruction, and to be done again.
+pub trait Agent: 'static {
+    /// The apps that this agent has something of on this host, whether intent names them or not.
+    fn present(&self) -> Result<BTreeSet<AppName>>;
+
+    /// Observes one app, decides and acts: once. Only called for apps that are neither invalid nor held, and never
+    /// twice at a time for the same app.
+    ///
+    /// # Errors
+    /// What kept the app from converging, in words that stay the same while the reason does: a repeated one is not
+    /// logged again. It is tried again after a back-off.
+    fn converge(&self, task: Task) -> impl Future<Output = Result<Outcome>>;
+
+    /// What [`Agent::converge`] would do, a line each; changes nothing.
+    fn plan(&self, task: Task) -> impl Future<Output = Result<Vec<String>>>;
+}
+
+/// How an attempt ended that did not fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The host is as intent wants it.
+    Converged,
+    /// Something that somebody else does has to happen first; this says what. Looked at again soon.
+    Waiting(String),
+}
+
+/// What intent says of one app.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    App(Box<App>),
+    /// The listing that was read does not name the app. Not a reason to remove anything: see
+    /// [`store::intent::looks_gone`].
+    Unnamed,
+}
+
+/// What all of a process's tasks share.
+#[derive(Debug, Clone)]
+pub struct Host {
+    pub node: NodeName,
+    pub store: Store,
+    pub(crate) permits: Rc<Semaphore>,
+}
+
+/// One attempt at one app.
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub app: AppName,
+    pub host: Host,
+    pub(crate) wanted: watch::Receiver<Wanted>,
+}
+
+impl Task {
+    /// What intent says now. [`Task::changed`] is about what was seen last by this.
+    pub fn wanted(&mut self) -> Wanted {
+        self.wanted.borrow_and_update().clone()
+    }
+
+    /// Resolves once intent says something else of this app than [`Task::wanted`] last told.
+    pub async fn changed(&mut self) {
+        if self.wanted.changed().await.is_err() {
+            // Nobody can say anything new any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits for one of the `--parallel` places; held until it is dropped. Take it before the first change to the host.
+    pub async fn permit(&self) -> SemaphorePermit<'_> {
+        self.host.permits.acquire().await.expect("the semaphore is never closed")
+    }
+}
+
+/// Runs what waits for the disk on a thread of its own, so that no other app waits with it.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.context("a worker thread did not finish")?
+}

@@ -1,0 +1,78 @@
+//! The flags that all agents have.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use store::NodeName;
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Make one pass and exit: 0 when converged or waiting for a precondition, 1 when anything failed
+    #[arg(long)]
+    pub once: bool,
+
+    /// Print what a pass would do, and change nothing
+    #[arg(long)]
+    pub plan: bool,
+
+    /// The name under which intent knows this host [default: the host name; `localhost` in a checkout, that is when
+    /// neither --store nor CONSUL_HTTP_ADDR says where intent is]
+    #[arg(long)]
+    pub node: Option<NodeName>,
+
+    /// Where intent is: consul://host:8500, consul+https://host:8501 or file:path [default: $CONSUL_HTTP_ADDR when set,
+    /// else file:test_data/intent]
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Apps at work on at the same time; looking at an app costs none of these
+    #[arg(long, value_name = "N", default_value = "8")]
+    pub parallel: NonZeroUsize,
+
+    /// Seconds between two looks at the host, to repair what changed without anybody saying so; jittered by a quarter
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = positive_seconds)]
+    interval: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `INFO  [2014-08-31 02:42:58.077] slug: Symlinking`, in UTC
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl Args {
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    pub fn node(&self) -> Result<NodeName> {
+        if let Some(node) = &self.node {
+            return Ok(node.clone());
+        }
+        let consul = std::env::var_os("CONSUL_HTTP_ADDR").is_some_and(|addr| !addr.is_empty());
+        if self.store.is_none() && !consul {
+            return "localhost".parse().context("naming a developer's host");
+        }
+        let uname = rustix::system::uname();
+        let name = uname.nodename().to_str().context("the host name is not UTF-8; give --node")?;
+        name.parse().context("the host name cannot be a node's name; give --node")
+    }
+}
+
+fn positive_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
+    let whole_day = 86_400.0;
+    if seconds > 0.0 && seconds <= whole_day {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(format!("more than 0 and at most {whole_day} seconds"))
+    }
+}

@@ -1,0 +1,169 @@
+//! Files and links that an agent owns: changed as a whole or not at all, and only when they differ.
+//!
+//! Ensures: whoever reads sees the old content or the new, also after a power failure; what already is as wanted is not
+//! written, so its times stay. Assumes that only one process writes a given path at a time: hold a [`Lock`].
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustix::fs::{FlockOperation, flock};
+
+/// Makes `path` a file with these bytes and this mode. Tells whether it had to.
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<bool> {
+    if holds(path, bytes, mode) {
+        return Ok(false);
+    }
+    let write = || {
+        let next = beside(path);
+        remove_if_there(&next)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&next)?;
+        file.write_all(bytes)?;
+        // The mode that was asked for, whatever the umask.
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        fs::rename(&next, path)?;
+        sync_parent(path)
+    };
+    write().with_context(|| format!("writing {}", path.display()))?;
+    Ok(true)
+}
+
+/// True when `path` is a file with these bytes and this mode.
+pub fn holds(path: &Path, bytes: &[u8], mode: u32) -> bool {
+    let metadata = fs::symlink_metadata(path);
+    metadata.is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o7777 == mode && m.len() == bytes.len() as u64)
+        && fs::read(path).is_ok_and(|found| found == bytes)
+}
+
+/// Makes `link` a symbolic link to `target`, without a moment at which there is none. Tells whether it had to.
+pub fn link(link: &Path, target: &Path) -> Result<bool> {
+    if fs::read_link(link).is_ok_and(|found| found == target) {
+        return Ok(false);
+    }
+    let flip = || {
+        let next = beside(link);
+        remove_if_there(&next)?;
+        symlink(target, &next)?;
+        fs::rename(&next, link)?;
+        sync_parent(link)
+    };
+    flip().with_context(|| format!("linking {} to {}", link.display(), target.display()))?;
+    Ok(true)
+}
+
+/// Removes a file or link, durably; one that is not there is fine.
+pub fn remove(path: &Path) -> Result<()> {
+    let remove = || if remove_if_there(path)? { sync_parent(path) } else { Ok(()) };
+    remove().with_context(|| format!("removing {}", path.display()))
+}
+
+/// Creates a directory and those above it, readable by all.
+pub fn directory(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("creating the directory {}", path.display()))
+}
+
+/// Removes a directory with all that is in it; one that is not there is fine.
+pub fn remove_directory(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing the directory {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes what was renamed, linked or removed beside `path` last.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+/// Where the next content of `path` is written: the same directory, so that a rename is enough. The name is always the
+/// same, so that what a crash left is overwritten.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.next"))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// An exclusive lock on a file, until it is dropped or the process ends, however it ends. The file is never removed:
+/// whoever did would let two in.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// `None` when somebody else holds the lock.
+    pub fn try_hold(path: &Path) -> Result<Option<Self>> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o644).open(path);
+        let file = file.with_context(|| format!("opening the lock {}", path.display()))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_as_wanted_is_not_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        assert!(write(&path, b"one", 0o755).unwrap());
+        let inode = fs::metadata(&path).unwrap().ino();
+        assert!(!write(&path, b"one", 0o755).unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+        assert!(write(&path, b"one", 0o644).unwrap(), "another mode");
+        assert!(write(&path, b"two", 0o644).unwrap(), "other bytes");
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_is_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, current) = (dir.path().join("run"), dir.path().join("current"));
+        fs::write(beside(&path), "torn").unwrap();
+        symlink("elsewhere", beside(&current)).unwrap();
+        write(&path, b"whole", 0o644).unwrap();
+        link(&current, Path::new("installs/a")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_link_can_be_flipped_also_when_it_dangles() {
+        let dir = tempfile::tempdir().unwrap();
+        let current = dir.path().join("current");
+        assert!(link(&current, Path::new("nowhere")).unwrap());
+        assert!(link(&current, Path::new("installs/b")).unwrap());
+        assert!(!link(&current, Path::new("installs/b")).unwrap());
+        assert_eq!(fs::read_link(&current).unwrap(), Path::new("installs/b"));
+    }
+
+    #[test]
+    fn a_lock_has_one_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = Lock::try_hold(&path).unwrap();
+        assert!(held.is_some());
+        assert!(Lock::try_hold(&path).unwrap().is_none());
+        drop(held);
+        assert!(Lock::try_hold(&path).unwrap().is_some());
+    }
+}

@@ -1,0 +1,81 @@
+//! Log lines as operators know them: `INFO  [2014-08-31 02:42:58.077] slug: Symlinking`, to standard error, in UTC.
+//!
+//! `RUST_LOG` sets what is shown (default `info`), in the syntax of `tracing_subscriber`'s `EnvFilter`.
+
+use std::fmt;
+
+use time::OffsetDateTime;
+use time::macros::format_description;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::args::LogFormat;
+
+pub(crate) fn start(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.event_format(Text).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+struct Text;
+
+impl<S, N> FormatEvent<S, N> for Text
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut line: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]");
+        let now = OffsetDateTime::now_utc().format(&format).map_err(|_| fmt::Error)?;
+        let mut parts = Parts::default();
+        event.record(&mut parts);
+        write!(line, "{:<5} [{now}] ", event.metadata().level())?;
+        if let Some(app) = parts.app {
+            write!(line, "{app}: ")?;
+        }
+        writeln!(line, "{}{}", one_line(&parts.message), parts.rest)
+    }
+}
+
+#[derive(Default)]
+struct Parts {
+    app: Option<String>,
+    message: String,
+    rest: String,
+}
+
+impl Visit for Parts {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "app" => self.app = Some(format!("{value:?}")),
+            "message" => self.message = format!("{value:?}"),
+            name => self.rest.push_str(&format!(" {name}={value:?}")),
+        }
+    }
+}
+
+/// One event is one line, whatever an error quotes: nobody can forge a line of the log.
+fn one_line(message: &str) -> String {
+    let mut line = String::with_capacity(message.len());
+    for c in message.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_cannot_forge_a_line() {
+        assert_eq!(one_line("a\nINFO  [x] b\u{1b}[31m é"), "a\\nINFO  [x] b\\u{1b}[31m é");
+    }
+}

@@ -1,0 +1,84 @@
+//! One pass over all apps, and what one would do.
+
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use anyhow::Result;
+use store::AppName;
+use store::intent::{self, Invalid};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{error, info};
+
+use crate::agent::{Agent, Host, Outcome, Task};
+use crate::args::LogFormat;
+use crate::schedule::{Verdict, verdicts};
+
+/// Attempts every app once, all at the same time. Failure when any failed.
+pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCode> {
+    let (tasks, mut failed) = tasks(agent, host).await?;
+    let mut running = JoinSet::new();
+    for task in tasks {
+        let agent = agent.clone();
+        running.spawn_local(async move { (task.app.clone(), agent.converge(task).await) });
+    }
+    while let Some(done) = running.join_next().await {
+        match done? {
+            (_, Ok(Outcome::Converged)) => {}
+            (app, Ok(Outcome::Waiting(reason))) => info!(%app, "waiting: {reason}"),
+            (app, Err(error)) => {
+                error!(%app, "{error:#}");
+                failed = true;
+            }
+        }
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Prints what a pass would do to each app.
+pub(crate) async fn plan<A: Agent>(agent: &Rc<A>, host: &Host, format: LogFormat) -> Result<ExitCode> {
+    let (tasks, mut failed) = tasks(agent, host).await?;
+    for task in tasks {
+        let app = task.app.clone();
+        match agent.plan(task).await {
+            Ok(steps) => print_plan(&app, &steps, format),
+            Err(error) => {
+                error!(%app, "{error:#}");
+                failed = true;
+            }
+        }
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn print_plan(app: &AppName, steps: &[String], format: LogFormat) {
+    match format {
+        LogFormat::Text => steps.iter().for_each(|step| println!("{app}: {step}")),
+        LogFormat::Json => println!("{}", serde_json::json!({"app": app, "plan": steps})),
+    }
+}
+
+/// A task for every app that may be touched, and whether any other has failed already, by being invalid.
+async fn tasks<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<(Vec<Task>, bool)> {
+    let (intent, _) = intent::read(&host.store, &host.node).await?;
+    let mut failed = false;
+    for Invalid { key, reason } in &intent.strays {
+        error!("{key}: {reason}");
+        failed = true;
+    }
+    let mut tasks = Vec::new();
+    for (app, verdict) in verdicts(intent, agent.present()?) {
+        match verdict {
+            Verdict::Converge(wanted) => {
+                let wanted = watch::Sender::new(wanted).subscribe();
+                tasks.push(Task { app, host: host.clone(), wanted });
+            }
+            Verdict::Held => info!(%app, "{}", Verdict::HELD),
+            Verdict::Invalid(invalid) => {
+                error!(%app, "held as it is: {invalid}");
+                failed = true;
+            }
+        }
+    }
+    Ok((tasks, failed))
+}

@@ -1,0 +1,387 @@
+//! Which app is attempted when: at once when its intent changed, again after a back-off when it failed, soon when it
+//! waits for something, and from time to time to find what changed on the host without anybody saying so.
+//!
+//! Ensures: apps are attempted independently of each other, and never the same app twice at a time; an app that is
+//! invalid or held is not attempted; the same reason is not logged twice in a row.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Result;
+use store::AppName;
+use store::intent::{Invalid, NodeIntent};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use crate::agent::{Agent, Host, Outcome, Task, Wanted};
+use crate::backoff::{Backoff, jittered};
+
+/// What is to become of one app.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Verdict {
+    Converge(Wanted),
+    /// By an operator.
+    Held,
+    Invalid(Invalid),
+}
+
+impl Verdict {
+    pub(crate) const HELD: &str = "held: intent says \"hold\": true for this app on this node";
+}
+
+/// The verdict on every app that intent names or that is present on the host.
+pub(crate) fn verdicts(intent: NodeIntent, present: BTreeSet<AppName>) -> BTreeMap<AppName, Verdict> {
+    let mut verdicts =
+        present.into_iter().map(|app| (app, Verdict::Converge(Wanted::Unnamed))).collect::<BTreeMap<_, _>>();
+    verdicts.extend(intent.apps.into_iter().map(|(name, app)| {
+        let verdict = match app {
+            Ok(app) if app.hold => Verdict::Held,
+            Ok(app) => Verdict::Converge(Wanted::App(Box::new(app))),
+            Err(invalid) => Verdict::Invalid(invalid),
+        };
+        (name, verdict)
+    }));
+    verdicts
+}
+
+/// Runs for ever, on each intent that arrives; ends when no more can.
+pub(crate) async fn keep_converging<A: Agent>(
+    agent: Rc<A>,
+    host: Host,
+    mut intents: mpsc::Receiver<NodeIntent>,
+    interval: Duration,
+) -> ExitCode {
+    let mut schedule = Schedule { agent, host, interval, slots: BTreeMap::new(), running: JoinSet::new() };
+    loop {
+        let due = schedule.start_what_is_due();
+        tokio::select! {
+            intent = intents.recv() => match intent {
+                Some(intent) => schedule.apply(intent),
+                None => return ExitCode::FAILURE,
+            },
+            Some(done) = schedule.running.join_next() => match done {
+                Ok((app, result)) => schedule.settle(&app, result),
+                Err(panic) => {
+                    error!("{panic}");
+                    return ExitCode::FAILURE;
+                }
+            },
+            () = until(due) => {}
+        }
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Schedule<A> {
+    agent: Rc<A>,
+    host: Host,
+    interval: Duration,
+    slots: BTreeMap<AppName, Slot>,
+    running: JoinSet<(AppName, Result<Outcome>)>,
+}
+
+/// One app's place in the schedule.
+struct Slot {
+    verdict: Verdict,
+    /// What a running attempt listens to.
+    wanted: watch::Sender<Wanted>,
+    running: bool,
+    /// The next attempt; at the end of a running one if that is later.
+    due: Instant,
+    failing: Backoff,
+    waiting: Backoff,
+    /// The last thing said about why the app does not converge.
+    said: Option<String>,
+}
+
+impl Slot {
+    fn new(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            wanted: watch::Sender::new(Wanted::Unnamed),
+            running: false,
+            due: Instant::now(),
+            failing: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+            waiting: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            said: None,
+        }
+    }
+
+    fn reset(&mut self) {
+        self.due = Instant::now();
+        self.failing.reset();
+        self.waiting.reset();
+    }
+
+    /// True when `text` was not the last thing said.
+    fn is_news(&mut self, text: &str) -> bool {
+        let news = self.said.as_deref() != Some(text);
+        if news {
+            self.said = Some(text.to_owned());
+        }
+        news
+    }
+}
+
+impl<A: Agent> Schedule<A> {
+    /// Takes over new intent: what changed is due now.
+    fn apply(&mut self, intent: NodeIntent) {
+        for stray in &intent.strays {
+            warn!("ignored: {stray}");
+        }
+        let present = self.agent.present().unwrap_or_else(|error| {
+            error!("{error:#}");
+            BTreeSet::new()
+        });
+        let mut verdicts = verdicts(intent, present);
+        for (app, _) in self.slots.iter().filter(|(_, slot)| slot.running) {
+            verdicts.entry(app.clone()).or_insert(Verdict::Converge(Wanted::Unnamed));
+        }
+        self.slots.retain(|app, _| verdicts.contains_key(app));
+        for (app, verdict) in verdicts {
+            match self.slots.get_mut(&app) {
+                Some(slot) if slot.verdict == verdict => {}
+                Some(slot) => {
+                    slot.verdict = verdict;
+                    slot.reset();
+                }
+                None => {
+                    self.slots.insert(app, Slot::new(verdict));
+                }
+            }
+        }
+        for (app, slot) in &mut self.slots {
+            let text = match &slot.verdict {
+                Verdict::Converge(wanted) => {
+                    let differs = *slot.wanted.borrow() != *wanted;
+                    if differs {
+                        slot.wanted.send_replace(wanted.clone());
+                    }
+                    continue;
+                }
+                Verdict::Held => Verdict::HELD.to_owned(),
+                Verdict::Invalid(invalid) => format!("held as it is: {invalid}"),
+            };
+            if slot.is_news(&text) {
+                match slot.verdict {
+                    Verdict::Invalid(_) => error!(%app, "{text}"),
+                    Verdict::Converge(_) | Verdict::Held => info!(%app, "{text}"),
+                }
+            }
+        }
+    }
+
+    /// Starts every attempt that is due, and tells when the next one will be.
+    fn start_what_is_due(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut next = None;
+        for (app, slot) in &mut self.slots {
+            if slot.running || !matches!(slot.verdict, Verdict::Converge(_)) {
+                continue;
+            }
+            if slot.due > now {
+                next = Some(next.map_or(slot.due, |next: Instant| next.min(slot.due)));
+                continue;
+            }
+            slot.running = true;
+            slot.due = now + jittered(self.interval);
+            let task = Task { app: app.clone(), host: self.host.clone(), wanted: slot.wanted.subscribe() };
+            let (app, agent) = (app.clone(), self.agent.clone());
+            self.running.spawn_local(async move { (app, agent.converge(task).await) });
+        }
+        next
+    }
+
+    /// Notes how an attempt ended, says so if it is news, and sets when the next one is due.
+    fn settle(&mut self, app: &AppName, result: Result<Outcome>) {
+        let slot = self.slots.get_mut(app).expect("a slot with a running attempt is kept");
+        slot.running = false;
+        let now = Instant::now();
+        match result {
+            Ok(Outcome::Converged) => {
+                slot.failing.reset();
+                slot.waiting.reset();
+                if slot.said.take().is_some() {
+                    info!(%app, "converged");
+                }
+            }
+            Ok(Outcome::Waiting(reason)) => {
+                slot.failing.reset();
+                slot.due = slot.due.min(now + slot.waiting.delay());
+                let text = format!("waiting: {reason}");
+                if slot.is_news(&text) { info!(%app, "{text}") } else { debug!(%app, "{text}") }
+            }
+            Err(error) => {
+                slot.due = slot.due.min(now + slot.failing.delay());
+                let text = format!("{error:#}");
+                if slot.is_news(&text) { error!(%app, "{text}; trying again") } else { debug!(%app, "{text}") }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+
+    use store::Store;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// An agent whose attempts end as the script says, then converge; it notes when each began.
+    #[derive(Default)]
+    struct Scripted {
+        script: RefCell<VecDeque<(AppName, Step)>>,
+        began: RefCell<Vec<(String, Duration)>>,
+        start: std::cell::OnceCell<Instant>,
+    }
+
+    enum Step {
+        Fail,
+        Wait,
+        Hang,
+        UntilChanged,
+    }
+
+    impl Agent for Scripted {
+        fn present(&self) -> Result<BTreeSet<AppName>> {
+            Ok(["left".parse()?].into())
+        }
+
+        async fn converge(&self, mut task: Task) -> Result<Outcome> {
+            let _ = task.wanted();
+            let at = self.start.get_or_init(Instant::now).elapsed();
+            self.began.borrow_mut().push((task.app.to_string(), at));
+            let mine = self.script.borrow().iter().position(|(app, _)| *app == task.app);
+            let step = mine.and_then(|index| self.script.borrow_mut().remove(index));
+            match step.map(|(_, step)| step) {
+                None => Ok(Outcome::Converged),
+                Some(Step::Fail) => anyhow::bail!("as the script says"),
+                Some(Step::Wait) => Ok(Outcome::Waiting("for the next step".to_owned())),
+                Some(Step::Hang) => std::future::pending().await,
+                Some(Step::UntilChanged) => {
+                    task.changed().await;
+                    Ok(Outcome::Waiting("changed".to_owned()))
+                }
+            }
+        }
+
+        async fn plan(&self, _: Task) -> Result<Vec<String>> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn intent(apps: &[(&str, &str)]) -> NodeIntent {
+        let app = |name: &str, kind: &str| match kind {
+            "invalid" => Err(Invalid { key: "k".to_owned(), reason: "r".to_owned() }),
+            _ => Ok(app_at(name, kind)),
+        };
+        let apps = apps.iter().map(|(name, kind)| (name.parse().unwrap(), app(name, kind))).collect();
+        NodeIntent { apps, strays: Vec::new() }
+    }
+
+    /// An app whose active version is `kind`, or which is held.
+    fn app_at(name: &str, kind: &str) -> store::intent::App {
+        let key = |what: &str| format!("clusters/{name}/dev/{what}");
+        let documents = [
+            (format!("nodes/web1/{name}"), format!(r#"{{"cluster": "dev", "hold": {}}}"#, kind == "hold")),
+            (key("config"), format!(r#"{{"versions": {{"{kind}": "active"}}}}"#)),
+            (key("deploy_config"), format!(r#"{{"basedir": "/srv/{name}"}}"#)),
+        ];
+        let document = |text: String| store::Document { bytes: text.into(), revision: store::Revision(String::new()) };
+        let documents = documents.into_iter().map(|(key, text)| (key, Ok(document(text)))).collect();
+        let listing = store::intent::Listing::new(&"web1".parse().unwrap(), &documents);
+        listing.intent(&documents).apps.remove(name).unwrap().unwrap()
+    }
+
+    /// Runs the schedule for some virtual time on each of the intents, and tells which attempts began when.
+    async fn run(script: Vec<(&str, Step)>, intents: Vec<NodeIntent>, each: Duration) -> Vec<(String, Duration)> {
+        let agent = Rc::new(Scripted::default());
+        *agent.script.borrow_mut() = script.into_iter().map(|(app, step)| (app.parse().unwrap(), step)).collect();
+        agent.start.get_or_init(Instant::now);
+        let host = Host {
+            node: "web1".parse().unwrap(),
+            store: Store::open(Some("file:nowhere")).unwrap(),
+            permits: Rc::new(tokio::sync::Semaphore::new(1)),
+        };
+        let (sender, receiver) = mpsc::channel(1);
+        LocalSet::new()
+            .run_until(async {
+                let loops = keep_converging(agent.clone(), host, receiver, Duration::from_secs(60));
+                let feed = async {
+                    for intent in intents {
+                        sender.send(intent).await.unwrap();
+                        tokio::time::sleep(each).await;
+                    }
+                };
+                tokio::select! { _ = loops => {}, () = feed => {} }
+            })
+            .await;
+        agent.began.take()
+    }
+
+    fn times(began: &[(String, Duration)], app: &str) -> Vec<f64> {
+        began.iter().filter(|(name, _)| name == app).map(|(_, at)| at.as_secs_f64()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_app_that_fails_is_tried_again_after_a_backoff_that_new_intent_resets() {
+        let script = (0..8).map(|_| ("a", Step::Fail)).collect();
+        let began = run(script, vec![intent(&[("a", "1")]), intent(&[("a", "2")])], Duration::from_secs(20)).await;
+        let at = times(&began, "a");
+        let gaps = at.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>();
+        assert!((0.5..=1.01).contains(&gaps[0]) && (1.0..=2.01).contains(&gaps[1]) && (2.0..=4.01).contains(&gaps[2]));
+        let second = at.iter().position(|at| (20.0..20.1).contains(at)).expect("new intent is tried at once");
+        assert!(at[second + 1] - at[second] < 1.01, "{at:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_app_that_hangs_delays_no_other_and_is_not_tried_twice_at_a_time() {
+        let intents = vec![intent(&[("a", "1"), ("b", "1")]), intent(&[("a", "2"), ("b", "2")])];
+        let began = run(vec![("a", Step::Hang)], intents, Duration::from_secs(5)).await;
+        assert_eq!(times(&began, "a").len(), 1);
+        assert_eq!(times(&began, "b").len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_attempt_hears_of_new_intent_and_is_followed_by_another() {
+        let intents = vec![intent(&[("a", "1")]), intent(&[("a", "2")])];
+        let began = run(vec![("a", Step::UntilChanged)], intents, Duration::from_secs(5)).await;
+        let at = times(&began, "a");
+        assert!(at.len() >= 2 && at[1] < 5.2, "{at:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_looked_at_again_soon_and_what_converged_each_interval() {
+        let began = run(vec![("a", Step::Wait)], vec![intent(&[("a", "1")])], Duration::from_secs(100)).await;
+        let at = times(&began, "a");
+        assert!(at[1] <= 0.11, "{at:?}");
+        assert!((45.0..=75.1).contains(&(at[2] - at[1])), "{at:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn invalid_and_held_apps_are_left_alone_and_unnamed_ones_that_are_present_are_not() {
+        let intents = vec![intent(&[("a", "invalid"), ("b", "hold")])];
+        let began = run(Vec::new(), intents, Duration::from_secs(5)).await;
+        assert_eq!(began.iter().map(|(app, _)| app.as_str()).collect::<Vec<_>>(), ["left"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_intent_again_starts_nothing() {
+        let intents = vec![intent(&[("a", "1")]), intent(&[("a", "1")])];
+        let began = run(Vec::new(), intents, Duration::from_secs(5)).await;
+        assert_eq!(times(&began, "a").len(), 1);
+    }
+}

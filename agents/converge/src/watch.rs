@@ -1,0 +1,71 @@
+//! The stream of what this node shall run: one value at the start, and one after each change.
+//!
+//! Ensures: only what was read as a whole is passed on; a store that is down, hangs or answers nonsense is a line in the
+//! log, once, and then tried again. What was known before stays in force meanwhile.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use store::Token;
+use store::intent::{self, NodeIntent};
+use tokio::sync::mpsc;
+use tracing::{debug, error, info};
+
+use crate::agent::Host;
+use crate::backoff::Backoff;
+
+/// Watches the store until the receiver is dropped.
+pub(crate) fn intents(host: &Host) -> mpsc::Receiver<NodeIntent> {
+    let (sender, receiver) = mpsc::channel(1);
+    let host = host.clone();
+    tokio::task::spawn_local(async move {
+        tokio::select! {
+            () = watch(&host, &sender) => {}
+            () = sender.closed() => {}
+        }
+    });
+    receiver
+}
+
+async fn watch(host: &Host, sender: &mpsc::Sender<NodeIntent>) {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
+    let mut said = None;
+    let mut seen = None;
+    loop {
+        match step(host, sender, &mut seen).await {
+            Ok(()) => {
+                backoff.reset();
+                if said.take().is_some() {
+                    info!("the store answers again");
+                }
+            }
+            Err(error) => {
+                let text = format!("{error:#}");
+                if said.as_ref() == Some(&text) {
+                    debug!("{text}");
+                } else {
+                    error!("{text}; everything stays as it is, trying again");
+                    said = Some(text);
+                }
+                // What changes from here on is found by reading, not by waiting on a connection that failed.
+                seen = None;
+                tokio::time::sleep(backoff.delay()).await;
+            }
+        }
+    }
+}
+
+/// Waits for a change to what was seen, if anything was; then reads and passes on.
+async fn step(host: &Host, sender: &mpsc::Sender<NodeIntent>, seen: &mut Option<Token>) -> Result<()> {
+    if let Some(token) = seen {
+        host.store.wait(token).await?;
+    }
+    let (intent, token) = intent::read(&host.store, &host.node).await?;
+    *seen = Some(token);
+    if intent.apps.is_empty() {
+        info!("no app is meant for this node: there is nothing under nodes/{}/", host.node);
+    }
+    // Nobody is left to tell only when the process is about to end.
+    let _ = sender.send(intent).await;
+    Ok(())
+}
