@@ -1,1 +1,33 @@
-//! stub
+//! What tests and demos start, and what they break: a real Consul, a real runsvdir, artifact repositories, faults.
+//!
+//! Ensures: whatever a test started under a [`Scratch`] is gone when the test ends, also when it fails. Test support:
+//! everything blocks, and everything that goes wrong panics with what to do about it. Assumes Linux with `/proc`, and
+//! that `kickstart/setup` has run.
+
+mod binary;
+mod consul;
+mod eventually;
+mod files;
+mod http;
+mod listener;
+mod port;
+mod process;
+mod proxy;
+mod repo;
+mod requests;
+mod runsvdir;
+mod scratch;
+mod tree;
+
+pub use binary::bin;
+pub use consul::Consul;
+pub use eventually::eventually;
+pub use files::{HttpFault, HttpServer};
+pub use http::http_get;
+pub use port::free_port;
+pub use process::mentioning;
+pub use proxy::{Fault, Proxy};
+pub use repo::{Archive, Behaviour, Repo, Slug};
+pub use runsvdir::Runsvdir;
+pub use scratch::Scratch;
+pub use tree::{Content, Entry, Kind, Tree, differences, tree, tree_where, without_runits};

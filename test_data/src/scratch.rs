@@ -1,0 +1,123 @@
+//! A directory for one test, and the end of everything that was started in it.
+//!
+//! Ensures: when a [`Scratch`] is dropped, also by a panic, no process that mentions its path is left, and neither is the
+//! directory. So no fixture has to know how to end what its server started: runsvdir's runsvs, their apps, the apps'
+//! stray children. Assumes that whoever starts something gives it a path under here, in its arguments, its working
+//! directory or its environment.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::process::{mentioning, signal};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A unique temporary directory that all else of a test lives under.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    dir: Option<TempDir>,
+}
+
+impl Scratch {
+    #[expect(clippy::new_without_default, reason = "it makes a directory and, dropped, kills: that is no default")]
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("platypus-").tempdir().expect("a temporary directory");
+        // Apps may run as another user, who has to come through here.
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is ours");
+        // As /proc will show it.
+        let path = dir.path().canonicalize().expect("it is there");
+        Self { path, dir: Some(dir) }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let left = end_all(&self.path);
+        // When something goes on writing there is no use in reporting that too.
+        let removed = self.dir.take().map_or(Ok(()), TempDir::close);
+        if !thread::panicking() {
+            assert!(left.is_empty(), "still running under {}: {left:?}", self.path.display());
+            removed.expect("the scratch directory can be removed");
+        }
+    }
+}
+
+/// Kills until a whole round finds nothing: what is killed may just have started something else.
+fn end_all(path: &Path) -> Vec<i32> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let left = mentioning(path);
+        if left.is_empty() || Instant::now() > deadline {
+            return left;
+        }
+        left.iter().for_each(|pid| signal(*pid, Signal::KILL));
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::process::Command;
+
+    use super::*;
+    use crate::{Runsvdir, eventually};
+
+    /// An app that ignores TERM, with a child that does too and, for good measure, one that left its directory.
+    const STUBBORN: &str = "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\n(cd / && FROM=$OLDPWD exec sleep 1000) &\nsleep 1000\n";
+
+    fn with_a_stubborn_service(scratch: &Scratch) {
+        let services = scratch.path().join("service");
+        fs::create_dir_all(services.join("stubborn")).unwrap();
+        fs::write(services.join("stubborn/run"), STUBBORN).unwrap();
+        fs::set_permissions(services.join("stubborn/run"), Permissions::from_mode(0o755)).unwrap();
+        Runsvdir::start(scratch, &services);
+        eventually("runsvdir, runsv, the app and its three children run", DEADLINE, || {
+            (mentioning(scratch.path()).len() == 6).then_some(())
+        });
+    }
+
+    #[test]
+    fn nothing_remains_of_a_service_that_ignores_term_and_has_stray_children() {
+        let scratch = Scratch::new();
+        let path = scratch.path().to_owned();
+        with_a_stubborn_service(&scratch);
+        drop(scratch);
+        assert_eq!(mentioning(&path), [0; 0]);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn nothing_remains_of_a_test_that_panics() {
+        let scratch = Scratch::new();
+        let path = scratch.path().to_owned();
+        let failed = catch_unwind(AssertUnwindSafe(move || {
+            with_a_stubborn_service(&scratch);
+            panic!("as a failing test does");
+        }));
+        assert!(failed.is_err());
+        assert_eq!(mentioning(&path), [0; 0]);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_another_scratch_started_goes_on() {
+        let (one, other) = (Scratch::new(), Scratch::new());
+        let mut sleeper = Command::new("sleep").arg("1000").current_dir(other.path()).spawn().unwrap();
+        drop(one);
+        assert!(sleeper.try_wait().unwrap().is_none());
+        drop(other);
+        assert!(sleeper.wait().unwrap().code().is_none(), "it was killed");
+    }
+}
