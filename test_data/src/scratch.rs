@@ -75,7 +75,8 @@ mod tests {
     use crate::{Runsvdir, eventually};
 
     /// An app that ignores TERM, with a child that does too and, for good measure, one that left its directory.
-    const STUBBORN: &str = "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\n(cd / && FROM=$OLDPWD exec sleep 1000) &\nsleep 1000\n";
+    const STUBBORN: &str =
+        "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\n(cd / && FROM=$OLDPWD exec sleep 1000) &\nsleep 1000\n";
 
     fn with_a_stubborn_service(scratch: &Scratch) {
         let services = scratch.path().join("service");
