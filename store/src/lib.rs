@@ -8,6 +8,7 @@
 mod consul;
 mod directory;
 mod document;
+mod http;
 pub mod intent;
 mod name;
 pub mod schema;
@@ -19,6 +20,7 @@ use anyhow::{Context, Result};
 pub use consul::Consul;
 pub use directory::Directory;
 pub use document::{Document, Documents, Key, Prefix, Revision, Token};
+pub use http::http_client;
 pub use name::{AppName, BadName, ClusterName, NodeName, Version, is_name};
 
 /// A store of documents. Cheap to clone; clones share connections.

@@ -1,12 +1,12 @@
 //! What an agent is, to the loop: something that converges one app, and says which apps it has on this host.
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use store::intent::App;
 use store::{AppName, NodeName, Store};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// One agent. Everything it does must be safe to be killed at any instruction, and to be done again.
 pub trait Agent: 'static {
@@ -48,7 +48,7 @@ pub enum Wanted {
 pub struct Host {
     pub node: NodeName,
     pub store: Store,
-    pub(crate) permits: Rc<Semaphore>,
+    pub(crate) permits: Arc<Semaphore>,
 }
 
 /// One attempt at one app.
@@ -74,8 +74,8 @@ impl Task {
     }
 
     /// Waits for one of the `--parallel` places; held until it is dropped. Take it before the first change to the host.
-    pub async fn permit(&self) -> SemaphorePermit<'_> {
-        self.host.permits.acquire().await.expect("the semaphore is never closed")
+    pub async fn permit(&self) -> OwnedSemaphorePermit {
+        self.host.permits.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 }
 

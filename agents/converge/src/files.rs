@@ -13,8 +13,43 @@ use rustix::fs::{FlockOperation, flock};
 
 /// Makes `path` a file with these bytes and this mode. Tells whether it had to.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<bool> {
+    stage(path, bytes, mode)?.map_or(Ok(false), Staged::finish)
+}
+
+/// Makes `link` a symbolic link to `target`, without a moment at which there is none. Tells whether it had to.
+pub fn link(link: &Path, target: &Path) -> Result<bool> {
+    stage_link(link, target)?.map_or(Ok(false), Staged::finish)
+}
+
+/// The next content of a path, complete and on disk, beside the path.
+#[derive(Debug)]
+#[must_use]
+pub struct Staged {
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Puts it in its place. Needs no space on the disk.
+    pub fn put(&self) -> Result<()> {
+        fs::rename(beside(&self.path), &self.path).with_context(|| format!("replacing {}", self.path.display()))
+    }
+
+    /// Makes that it is in its place last.
+    pub fn sync(&self) -> Result<()> {
+        sync_parent(&self.path).with_context(|| format!("syncing the directory of {}", self.path.display()))
+    }
+
+    fn finish(self) -> Result<bool> {
+        self.put()?;
+        self.sync()?;
+        Ok(true)
+    }
+}
+
+/// Writes what `path` is to hold beside it; nothing, when it holds that already.
+pub fn stage(path: &Path, bytes: &[u8], mode: u32) -> Result<Option<Staged>> {
     if holds(path, bytes, mode) {
-        return Ok(false);
+        return Ok(None);
     }
     let write = || {
         let next = beside(path);
@@ -23,12 +58,24 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<bool> {
         file.write_all(bytes)?;
         // The mode that was asked for, whatever the umask.
         file.set_permissions(Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        fs::rename(&next, path)?;
-        sync_parent(path)
+        file.sync_all()
     };
     write().with_context(|| format!("writing {}", path.display()))?;
-    Ok(true)
+    Ok(Some(Staged { path: path.to_owned() }))
+}
+
+/// Makes the link that `path` is to be beside it; nothing, when it is that already.
+pub fn stage_link(path: &Path, target: &Path) -> Result<Option<Staged>> {
+    if fs::read_link(path).is_ok_and(|found| found == target) {
+        return Ok(None);
+    }
+    let make = || {
+        let next = beside(path);
+        remove_if_there(&next)?;
+        symlink(target, &next)
+    };
+    make().with_context(|| format!("linking {} to {}", path.display(), target.display()))?;
+    Ok(Some(Staged { path: path.to_owned() }))
 }
 
 /// True when `path` is a file with these bytes and this mode.
@@ -36,22 +83,6 @@ pub fn holds(path: &Path, bytes: &[u8], mode: u32) -> bool {
     let metadata = fs::symlink_metadata(path);
     metadata.is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o7777 == mode && m.len() == bytes.len() as u64)
         && fs::read(path).is_ok_and(|found| found == bytes)
-}
-
-/// Makes `link` a symbolic link to `target`, without a moment at which there is none. Tells whether it had to.
-pub fn link(link: &Path, target: &Path) -> Result<bool> {
-    if fs::read_link(link).is_ok_and(|found| found == target) {
-        return Ok(false);
-    }
-    let flip = || {
-        let next = beside(link);
-        remove_if_there(&next)?;
-        symlink(target, &next)?;
-        fs::rename(&next, link)?;
-        sync_parent(link)
-    };
-    flip().with_context(|| format!("linking {} to {}", link.display(), target.display()))?;
-    Ok(true)
 }
 
 /// Removes a file or link, durably; one that is not there is fine.

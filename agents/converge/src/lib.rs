@@ -15,6 +15,7 @@ mod watch;
 
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use store::Store;
@@ -44,7 +45,7 @@ fn run<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> Result<E
     let host = Host {
         node: args.node()?,
         store: Store::open(args.store.as_deref())?,
-        permits: Rc::new(tokio::sync::Semaphore::new(args.parallel.get())),
+        permits: Arc::new(tokio::sync::Semaphore::new(args.parallel.get())),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     let work = async {

@@ -314,7 +314,7 @@ mod tests {
         let host = Host {
             node: "web1".parse().unwrap(),
             store: Store::open(Some("file:nowhere")).unwrap(),
-            permits: Rc::new(tokio::sync::Semaphore::new(1)),
+            permits: std::sync::Arc::new(tokio::sync::Semaphore::new(1)),
         };
         let (sender, receiver) = mpsc::channel(1);
         LocalSet::new()

@@ -1,0 +1,271 @@
+//! What to do about one app: a pure function from what intent wants, what was recorded and what was seen.
+//!
+//! The host is in one of few states, and each has one answer. An agent acts on the answer, looks again, and is done
+//! when the answer is one that leaves the host as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use store::Version;
+
+use crate::definition::{Definition, Digest};
+use crate::record::{Failure, Record, Source};
+
+/// What intent comes to on this host.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Goal {
+    /// Run this.
+    Run(Definition),
+    /// Run this version, of which the install is not there yet.
+    Unprepared { version: Version, install: PathBuf },
+    /// Run nothing: no version is active, or the app has left this node for good.
+    Nothing { why: &'static str },
+}
+
+/// What was seen of the app on this host.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Seen {
+    pub(crate) record: Option<Record>,
+    /// Every service that is recorded or that a definition at hand names.
+    pub(crate) services: BTreeMap<String, Service>,
+    /// Those of the definitions at hand that the files and links on disk are rendered from.
+    pub(crate) on_disk: BTreeSet<Digest>,
+    /// Another node's name or a record of `pt-direct` is no longer in the way.
+    pub(crate) adopt: bool,
+}
+
+/// One runit service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// No link and no staged directory of this name.
+    Absent,
+    /// There, but runsv is not: not looked after yet, or no more.
+    Unsupervised,
+    /// Down, or about to be, because it was told to.
+    Stopped,
+    /// Told to run, but at this moment it does not.
+    Failing,
+    Running {
+        pid: i32,
+    },
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Decision {
+    /// The host is as it shall be.
+    Converged,
+    /// Somebody else has to do something first.
+    Wait(String),
+    /// This cannot go on without a person.
+    Refuse(String),
+    /// Some failure is remembered of a version that is no longer active: it may be tried again.
+    Forget(BTreeSet<Digest>),
+    /// What runs is right, the files are not: write them, restart nothing.
+    Repair(Definition),
+    /// Only the way to judge or stop it changed: note that, restart nothing.
+    Note(Definition),
+    /// The right definition is in place and does not run: start it. Nothing is replaced.
+    Start(Definition),
+    /// It was started and nobody knows yet whether it is healthy.
+    AwaitHealth(Definition),
+    /// It has failed and there is nothing to go back to: leave it started, and see whether it recovered.
+    Recheck(Definition, Failure),
+    /// Stop what runs and start this.
+    Replace { from: Option<Definition>, to: Definition, permission: Permission },
+    /// These services belong to no definition any more.
+    RemoveServices(BTreeSet<String>),
+    /// Stop the app, remove its services, forget it.
+    Remove { running: Option<Definition>, why: &'static str },
+    /// What is wanted has failed here, so the last healthy definition runs instead.
+    FellBack { failure: Failure, running: Definition },
+}
+
+/// Whether the cluster has to allow that this node's instance goes down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Permission {
+    /// It may be serving.
+    Needed,
+    /// This node sees it down, or holds the permission already.
+    NotNeeded,
+}
+
+/// Decides. See [`Decision`] for what each answer stands for.
+pub(crate) fn decide(goal: &Goal, seen: &Seen) -> Decision {
+    if let Some(reason) = not_ours(goal, seen) {
+        return Decision::Refuse(reason);
+    }
+    match goal {
+        Goal::Nothing { why } => match &seen.record {
+            None => Decision::Converged,
+            Some(record) => Decision::Remove { running: record.healthy.clone(), why },
+        },
+        Goal::Unprepared { version, install } => {
+            let wait = || Decision::Wait(format!("{version} is not prepared yet: there is no {}", install.display()));
+            // Meanwhile what ran goes on, also when a crash or a change of mind came between.
+            match seen.record.as_ref().and_then(|record| record.healthy.clone()) {
+                None => wait(),
+                Some(healthy) => match toward(&healthy, seen) {
+                    Decision::Converged => wait(),
+                    other => other,
+                },
+            }
+        }
+        Goal::Run(wanted) => run(wanted, seen),
+    }
+}
+
+/// The definitions that may turn out to be the one to converge to: those that have to be compared with the disk.
+pub(crate) fn candidates<'a>(goal: &'a Goal, record: Option<&'a Record>) -> Vec<&'a Definition> {
+    let wanted = match goal {
+        Goal::Run(wanted) => Some(wanted),
+        Goal::Unprepared { .. } | Goal::Nothing { .. } => None,
+    };
+    let recorded = record.into_iter().flat_map(|record| record.healthy.iter().chain(&record.converging));
+    wanted.into_iter().chain(recorded).collect()
+}
+
+/// Why what is there must not be touched.
+fn not_ours(goal: &Goal, seen: &Seen) -> Option<String> {
+    if seen.adopt {
+        return None;
+    }
+    match (&seen.record, goal) {
+        (Some(record), _) if record.source == Source::Direct => {
+            Some("pt-direct runs this app here; give --adopt to take it over".to_owned())
+        }
+        (record, Goal::Run(wanted)) => {
+            let ours = |service: &str| record.as_ref().is_some_and(|record| record.services.contains(service));
+            let foreign = |service: &&str| !ours(service) && seen.services.get(*service) != Some(&Service::Absent);
+            let service = wanted.services().find(foreign)?;
+            Some(format!(
+                "there is a service {service} that is not ours: remove it, or give --adopt to take it over (and restart it)"
+            ))
+        }
+        (_, Goal::Unprepared { .. } | Goal::Nothing { .. }) => None,
+    }
+}
+
+fn run(wanted: &Definition, seen: &Seen) -> Decision {
+    let Some(record) = &seen.record else { return toward(wanted, seen) };
+    let past = record.failed.iter().filter(|(_, failure)| failure.version != wanted.version);
+    let past = past.map(|(digest, _)| digest.clone()).collect::<BTreeSet<_>>();
+    if !past.is_empty() {
+        return Decision::Forget(past);
+    }
+    let digest = wanted.digest();
+    match (record.failed.get(&digest), &record.healthy) {
+        (Some(failure), Some(healthy)) if healthy.digest() != digest => match toward(healthy, seen) {
+            Decision::Converged => Decision::FellBack { failure: failure.clone(), running: healthy.clone() },
+            other => other,
+        },
+        (Some(_) | None, _) => toward(wanted, seen),
+    }
+}
+
+/// The next step on the way to `target` being healthy.
+fn toward(target: &Definition, seen: &Seen) -> Decision {
+    let digest = target.digest();
+    let Some(record) = &seen.record else {
+        return Decision::Replace { from: None, to: target.clone(), permission: permission(target, seen) };
+    };
+    let written = seen.on_disk.contains(&digest);
+    match &record.converging {
+        // Also when something else was begun and given up before anything was stopped.
+        Some(_) if written && told_to_run(target, seen) => match record.failed.get(&digest) {
+            _ if waits_for_runsv(target, seen) => Decision::Start(target.clone()),
+            None => Decision::AwaitHealth(target.clone()),
+            Some(failure) => Decision::Recheck(target.clone(), failure.clone()),
+        },
+        // Begun and not known to have got as far as the start; or intent changed on the way. What ran before is
+        // stopped already, or the permission to stop it was given for this.
+        Some(_) => {
+            let from = record.converging.clone().or_else(|| record.healthy.clone());
+            Decision::Replace { from, to: target.clone(), permission: Permission::NotNeeded }
+        }
+        None if record.healthy.as_ref().is_some_and(|healthy| healthy.digest() == digest) => {
+            settled(target, seen, record, written)
+        }
+        None => {
+            Decision::Replace { from: record.healthy.clone(), to: target.clone(), permission: permission(target, seen) }
+        }
+    }
+}
+
+/// The target was healthy when last looked at: what is left to do is small.
+fn settled(target: &Definition, seen: &Seen, record: &Record, written: bool) -> Decision {
+    let obsolete = record.services.iter().filter(|service| !target.entries.contains_key(*service));
+    let obsolete = obsolete.cloned().collect::<BTreeSet<_>>();
+    if !written {
+        Decision::Repair(target.clone())
+    } else if !target.services().all(|service| matches!(seen.services.get(service), Some(Service::Running { .. }))) {
+        Decision::Start(target.clone())
+    } else if !obsolete.is_empty() {
+        Decision::RemoveServices(obsolete)
+    } else if record.healthy.as_ref() != Some(target) {
+        Decision::Note(target.clone())
+    } else {
+        Decision::Converged
+    }
+}
+
+/// True when every service was told to run, or will run as soon as runsvdir finds it. Since a replacement stops before it
+/// writes and writes before it starts, one whose files are written and which was told to run was started from those files.
+fn told_to_run(target: &Definition, seen: &Seen) -> bool {
+    target.services().all(|service| match seen.services.get(service) {
+        Some(Service::Running { .. } | Service::Failing | Service::Unsupervised) => true,
+        Some(Service::Absent | Service::Stopped) | None => false,
+    })
+}
+
+fn waits_for_runsv(target: &Definition, seen: &Seen) -> bool {
+    target.services().any(|service| seen.services.get(service) == Some(&Service::Unsupervised))
+}
+
+/// Without a doubt down is the only state that needs no permission.
+fn permission(target: &Definition, seen: &Seen) -> Permission {
+    let down = |service: &Service| matches!(service, Service::Absent | Service::Stopped | Service::Failing);
+    let recorded = seen.record.iter().flat_map(|record| record.services.iter().map(String::as_str));
+    let mut services = target.services().chain(recorded);
+    let all_down = services.all(|service| seen.services.get(service).is_some_and(down));
+    if all_down { Permission::NotNeeded } else { Permission::Needed }
+}
+
+impl Decision {
+    /// What the decision means, a line each, for people who ask what would be done.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        let one = |line: String| vec![line];
+        match self {
+            Self::Converged => Vec::new(),
+            Self::Wait(reason) => one(format!("wait: {reason}")),
+            Self::Refuse(reason) => one(format!("refuse: {reason}")),
+            Self::Forget(digests) => one(format!("forget {} past failures", digests.len())),
+            Self::Repair(to) => one(format!("write the files of {} anew, restart nothing", to.version)),
+            Self::Note(to) => one(format!("note new checks and time-outs of {}, restart nothing", to.version)),
+            Self::Start(to) => one(format!("start {}", to.version)),
+            Self::AwaitHealth(to) => one(format!("wait until {} is healthy", to.version)),
+            Self::Recheck(to, failure) => {
+                one(format!("look at {} again, which failed: {}", to.version, failure.reason))
+            }
+            Self::Replace { from, to, permission } => {
+                let mut lines = Vec::new();
+                if let Some(from) = from {
+                    let asking = if *permission == Permission::Needed { ", once the cluster can spare it" } else { "" };
+                    lines.push(format!("stop {}{asking}", from.version));
+                }
+                lines.push(format!("start {} ({})", to.version, to.digest()));
+                lines
+            }
+            Self::RemoveServices(services) => {
+                services.iter().map(|service| format!("remove the service {service}")).collect()
+            }
+            Self::Remove { why, .. } => one(format!("stop and remove the services: {why}")),
+            Self::FellBack { failure, running } => {
+                one(format!("stay at {}: {} failed here: {}", running.version, failure.version, failure.reason))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,365 @@
+//! The answers one by one, and a simulated host on which a crash may come between any two steps.
+
+use super::*;
+use crate::definition::tests::definition;
+use crate::record::Record;
+
+fn record(healthy: Option<&str>, converging: Option<&str>) -> Record {
+    let mut record = Record::new(&"web1".parse().unwrap(), &definition("1"));
+    record.services = ["slug".to_owned()].into();
+    record.healthy = healthy.map(definition);
+    record.converging = converging.map(definition);
+    record
+}
+
+fn failed(mut record: Record, version: &str) -> Record {
+    let failure = Failure { version: version.parse().unwrap(), reason: "503".to_owned(), log: Vec::new() };
+    record.failed.insert(definition(version).digest(), failure);
+    record
+}
+
+const UP: Service = Service::Running { pid: 7 };
+
+fn seen(record: Option<Record>, slug: Service, on_disk: &str) -> Seen {
+    let on_disk = if on_disk.is_empty() { BTreeSet::new() } else { [definition(on_disk).digest()].into() };
+    Seen { record, services: [("slug".to_owned(), slug)].into(), on_disk, adopt: false }
+}
+
+fn want(version: &str) -> Goal {
+    Goal::Run(definition(version))
+}
+
+fn unprepared(version: &str) -> Goal {
+    Goal::Unprepared { version: version.parse().unwrap(), install: "/srv/slug/installs/x".into() }
+}
+
+const NOTHING: Goal = Goal::Nothing { why: "no version is active" };
+
+fn replace(from: Option<&str>, to: &str, permission: Permission) -> Decision {
+    Decision::Replace { from: from.map(definition), to: definition(to), permission }
+}
+
+#[test]
+fn every_state_of_a_host_has_its_answer() {
+    use Permission::{Needed, NotNeeded};
+    use Service::{Absent, Failing, Stopped, Unsupervised};
+    let live = || record(Some("1"), None);
+    let started = |version: &str| Decision::Start(definition(version));
+    let fell_back = Decision::FellBack {
+        failure: failed(live(), "2").failed[&definition("2").digest()].clone(),
+        running: definition("1"),
+    };
+    for (case, goal, seen, decision) in [
+        ("nothing there, nothing wanted", NOTHING, seen(None, Absent, ""), Decision::Converged),
+        ("the first deployment", want("1"), seen(None, Absent, ""), replace(None, "1", NotNeeded)),
+        ("converged", want("1"), seen(Some(live()), UP, "1"), Decision::Converged),
+        ("died, runsv is at it", want("1"), seen(Some(live()), Failing, "1"), started("1")),
+        ("was told to stop by somebody", want("1"), seen(Some(live()), Stopped, "1"), started("1")),
+        ("runsv is gone", want("1"), seen(Some(live()), Unsupervised, "1"), started("1")),
+        ("a changed run script", want("1"), seen(Some(live()), UP, ""), Decision::Repair(definition("1"))),
+        ("a new version", want("2"), seen(Some(live()), UP, "1"), replace(Some("1"), "2", Needed)),
+        (
+            "a new version, the old one is down",
+            want("2"),
+            seen(Some(live()), Stopped, "1"),
+            replace(Some("1"), "2", NotNeeded),
+        ),
+        (
+            "a new version, nobody knows of the old one",
+            want("2"),
+            seen(Some(live()), Unsupervised, "1"),
+            replace(Some("1"), "2", Needed),
+        ),
+        (
+            "killed before the stop",
+            want("2"),
+            seen(Some(record(Some("1"), Some("2"))), UP, "1"),
+            replace(Some("2"), "2", NotNeeded),
+        ),
+        (
+            "killed before the start",
+            want("2"),
+            seen(Some(record(Some("1"), Some("2"))), Stopped, "2"),
+            replace(Some("2"), "2", NotNeeded),
+        ),
+        (
+            "killed after the start",
+            want("2"),
+            seen(Some(record(Some("1"), Some("2"))), UP, "2"),
+            Decision::AwaitHealth(definition("2")),
+        ),
+        (
+            "started, not found by runsvdir yet",
+            want("2"),
+            seen(Some(record(None, Some("2"))), Unsupervised, "2"),
+            started("2"),
+        ),
+        (
+            "back before anything was stopped",
+            want("1"),
+            seen(Some(record(Some("1"), Some("2"))), UP, "1"),
+            Decision::AwaitHealth(definition("1")),
+        ),
+        (
+            "back after the start",
+            want("1"),
+            seen(Some(record(Some("1"), Some("2"))), UP, "2"),
+            replace(Some("2"), "1", NotNeeded),
+        ),
+        (
+            "not healthy in time",
+            want("2"),
+            seen(Some(failed(record(Some("1"), Some("2")), "2")), UP, "2"),
+            replace(Some("2"), "1", NotNeeded),
+        ),
+        ("went back", want("2"), seen(Some(failed(live(), "2")), UP, "1"), fell_back),
+        ("went back, then it died", want("2"), seen(Some(failed(live(), "2")), Failing, "1"), started("1")),
+        (
+            "the next version after a failure",
+            want("3"),
+            seen(Some(failed(live(), "2")), UP, "1"),
+            Decision::Forget([definition("2").digest()].into()),
+        ),
+        (
+            "not prepared, nothing runs",
+            unprepared("1"),
+            seen(None, Absent, ""),
+            Decision::Wait("1 is not prepared yet: there is no /srv/slug/installs/x".to_owned()),
+        ),
+        (
+            "not prepared, something runs",
+            unprepared("2"),
+            seen(Some(live()), UP, "1"),
+            Decision::Wait("2 is not prepared yet: there is no /srv/slug/installs/x".to_owned()),
+        ),
+        (
+            "not prepared, and what ran is down",
+            unprepared("3"),
+            seen(Some(record(Some("1"), Some("2"))), Stopped, "1"),
+            replace(Some("2"), "1", NotNeeded),
+        ),
+        (
+            "no active version",
+            NOTHING,
+            seen(Some(live()), UP, "1"),
+            Decision::Remove { running: Some(definition("1")), why: "no version is active" },
+        ),
+    ] {
+        assert_eq!(decide(&goal, &seen), decision, "{case}");
+    }
+}
+
+#[test]
+fn a_failed_version_with_nothing_to_go_back_to_stays_started_and_may_recover() {
+    let goal = want("1");
+    for service in [UP, Service::Failing] {
+        let seen = seen(Some(failed(record(None, Some("1")), "1")), service, "1");
+        assert!(matches!(decide(&goal, &seen), Decision::Recheck(..)), "{service:?}");
+    }
+}
+
+#[test]
+fn new_checks_and_time_outs_restart_nothing() {
+    let mut wanted = definition("1");
+    wanted.timeouts.stop = 3.0.try_into().unwrap();
+    let decision = decide(&Goal::Run(wanted.clone()), &seen(Some(record(Some("1"), None)), UP, "1"));
+    assert_eq!(decision, Decision::Note(wanted));
+}
+
+#[test]
+fn services_that_the_new_version_no_longer_has_are_removed_once_it_is_healthy() {
+    let mut record = record(Some("2"), None);
+    record.services.insert("slug@old".to_owned());
+    let decision = decide(&want("2"), &seen(Some(record), UP, "2"));
+    assert_eq!(decision, Decision::RemoveServices(["slug@old".to_owned()].into()));
+}
+
+#[test]
+fn what_is_not_ours_is_refused_until_it_is_adopted() {
+    let mut foreign = seen(None, UP, "");
+    assert!(matches!(decide(&want("1"), &foreign), Decision::Refuse(reason) if reason.contains("--adopt")));
+    assert_eq!(decide(&NOTHING, &foreign), Decision::Converged);
+    foreign.adopt = true;
+    assert_eq!(decide(&want("1"), &foreign), replace(None, "1", Permission::Needed));
+    let mut direct = record(Some("1"), None);
+    direct.source = Source::Direct;
+    assert!(matches!(decide(&NOTHING, &seen(Some(direct), UP, "1")), Decision::Refuse(_)));
+}
+
+/// A host with one service, on which every step of `act` is one change.
+#[derive(Clone, Debug, PartialEq)]
+struct Host {
+    record: Option<Record>,
+    /// What the files on disk are rendered from.
+    files: Option<Definition>,
+    linked: bool,
+    told_to_run: bool,
+    /// What the running process was started from.
+    running: Option<Definition>,
+    prepared: BTreeSet<String>,
+    healthy: BTreeSet<String>,
+    /// How often each version was started.
+    starts: BTreeMap<String, usize>,
+}
+
+/// The steps that `act` takes, each safe to be the last.
+#[derive(Clone, Debug)]
+enum Step {
+    Save(Record),
+    Stop,
+    Write(Definition),
+    Start,
+    RemoveService,
+    RemoveRecord,
+}
+
+impl Host {
+    fn seen(&self) -> Seen {
+        let service = match (self.linked, self.told_to_run, &self.running) {
+            (false, ..) => Service::Absent,
+            (true, false, _) => Service::Stopped,
+            (true, true, Some(_)) => UP,
+            (true, true, None) => Service::Failing,
+        };
+        let on_disk = self.files.iter().map(Definition::digest).collect();
+        Seen { record: self.record.clone(), services: [("slug".to_owned(), service)].into(), on_disk, adopt: false }
+    }
+
+    fn is_healthy(&self, version: &Version) -> bool {
+        self.healthy.contains(version.as_str())
+    }
+
+    /// What `act` does for a decision; `None` when it is one that changes nothing.
+    fn steps(&self, decision: Decision) -> Option<Vec<Step>> {
+        let record = || self.record.clone().expect("decided on a record");
+        let judged = |to: &Definition, record: Record| {
+            Step::Save(if self.is_healthy(&to.version) {
+                record.arrived(to)
+            } else {
+                failed(record, to.version.as_str())
+            })
+        };
+        Some(match decision {
+            Decision::Converged | Decision::Wait(_) | Decision::Refuse(_) | Decision::FellBack { .. } => return None,
+            Decision::Recheck(to, _) if self.is_healthy(&to.version) => vec![Step::Save(record().arrived(&to))],
+            Decision::Recheck(..) => return None,
+            Decision::Forget(digests) => {
+                let mut record = record();
+                record.failed.retain(|digest, _| !digests.contains(digest));
+                vec![Step::Save(record)]
+            }
+            Decision::Repair(to) => vec![Step::Write(to)],
+            Decision::Note(to) => vec![Step::Save(Record { healthy: Some(to), ..record() })],
+            Decision::Start(_) => vec![Step::Start],
+            Decision::AwaitHealth(to) => vec![judged(&to, record())],
+            Decision::Replace { to, .. } => {
+                let begun =
+                    self.record.clone().unwrap_or_else(|| Record::new(&"web1".parse().unwrap(), &to)).begun(&to);
+                vec![Step::Save(begun.clone()), Step::Stop, Step::Write(to.clone()), Step::Start, judged(&to, begun)]
+            }
+            Decision::RemoveServices(_) => unreachable!("there is one service"),
+            Decision::Remove { .. } => vec![Step::Stop, Step::RemoveService, Step::RemoveRecord],
+        })
+    }
+
+    fn apply(&mut self, step: Step) {
+        match step {
+            Step::Save(record) => self.record = Some(record),
+            Step::Stop => {
+                assert!(self.running.is_none() || self.record.is_some(), "nothing is stopped that is not recorded");
+                (self.told_to_run, self.running) = (false, None);
+            }
+            Step::Write(to) => {
+                (self.files, self.linked) = (Some(to), true);
+            }
+            Step::Start => {
+                let files = self.files.clone().expect("started without files");
+                *self.starts.entry(files.version.to_string()).or_default() += 1;
+                (self.told_to_run, self.running) = (true, Some(files));
+            }
+            Step::RemoveService => (self.linked, self.files) = (false, None),
+            Step::RemoveRecord => self.record = None,
+        }
+    }
+
+    fn goal(&self, active: Option<&str>) -> Goal {
+        match active {
+            None => NOTHING,
+            Some(version) if self.prepared.contains(version) => want(version),
+            Some(version) => unprepared(version),
+        }
+    }
+
+    /// What runsv does by itself: it starts again what died.
+    fn runsv(&mut self) {
+        if self.linked && self.told_to_run && self.running.is_none() {
+            self.running = self.files.clone();
+        }
+    }
+
+    /// Passes until nothing is left to do; dies after `lives` steps, if it comes to that.
+    fn pass(&mut self, active: Option<&str>, lives: Option<usize>) {
+        let mut taken = 0;
+        for _ in 0..20 {
+            let Some(steps) = self.steps(decide(&self.goal(active), &self.seen())) else { return };
+            for step in steps {
+                if lives == Some(taken) {
+                    return;
+                }
+                self.apply(step);
+                taken += 1;
+            }
+        }
+        panic!("does not settle: {self:?}");
+    }
+}
+
+#[test]
+fn whatever_happened_before_a_host_converges_and_a_further_pass_changes_nothing() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let versions = ["1", "2", "3", "4"];
+    for _ in 0..4_000 {
+        let mut host = Host {
+            record: None,
+            files: None,
+            linked: false,
+            told_to_run: false,
+            running: None,
+            prepared: BTreeSet::new(),
+            healthy: ["1", "2"].map(str::to_owned).into(),
+            starts: BTreeMap::new(),
+        };
+        let mut active = None;
+        for _ in 0..random.usize(1..10) {
+            match random.u8(0..6) {
+                0..3 => active = random.choice(versions),
+                3 => active = None,
+                4 => host.running = None,
+                _ => host.files = None.or(host.files.filter(|_| random.bool())),
+            }
+            host.prepared.extend(random.choice(versions).map(str::to_owned));
+            host.pass(active, Some(random.usize(0..9)));
+        }
+        host.prepared.extend(versions.map(str::to_owned));
+        let had_healthy = host.record.as_ref().and_then(|record| record.healthy.clone());
+        host.starts.clear();
+        host.runsv();
+        host.pass(active, None);
+
+        let running = host.running.as_ref().map(|definition| definition.version.to_string());
+        match active {
+            None => assert_eq!((running, &host.record, host.linked), (None, &None, false)),
+            Some(version) if host.healthy.contains(version) => assert_eq!(running.as_deref(), Some(version)),
+            Some(version) => {
+                let fallback = had_healthy.map_or(version.to_owned(), |healthy| healthy.version.to_string());
+                assert_eq!(running, Some(fallback), "the last healthy one, or the bad one when there is none");
+                assert!(host.starts.get(version).is_none_or(|starts| *starts <= 1), "a bad version is tried once");
+            }
+        }
+        let before = host.clone();
+        host.pass(active, None);
+        assert_eq!(host, before, "a further pass changes nothing");
+    }
+}

@@ -1,0 +1,210 @@
+//! What is run: one version with all that its processes are started from, and the digest that tells two of them apart.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+use store::intent::{App, Timeouts};
+use store::schema::{BaseDir, Health, UserName};
+use store::{AppName, ClusterName, Version};
+
+/// Everything that a version's processes are started from, and how they are judged and stopped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Definition {
+    pub(crate) version: Version,
+    pub(crate) cluster: ClusterName,
+    pub(crate) basedir: BaseDir,
+    pub(crate) runas: Option<UserName>,
+    pub(crate) user_config: Map<String, Value>,
+    /// By service: what it runs, relative to the install.
+    pub(crate) entries: BTreeMap<String, String>,
+    pub(crate) health: Option<Health>,
+    pub(crate) timeouts: Timeouts,
+}
+
+/// Names a definition by its inputs. Two definitions with one digest run the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Digest(String);
+
+impl Digest {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    /// The first eight digits: enough for a person to tell two apart.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.get(..8).unwrap_or(&self.0))
+    }
+}
+
+impl Definition {
+    /// What `app` wants run as `version`, of which the install is at hand.
+    pub(crate) fn new(app: &App, version: &Version) -> Result<Self> {
+        let install = install(&app.basedir, &app.name, version);
+        Ok(Self {
+            version: version.clone(),
+            cluster: app.cluster.clone(),
+            basedir: app.basedir.clone(),
+            runas: app.runas.clone(),
+            user_config: app.user_config.clone(),
+            entries: entries(&app.name, &install)?,
+            health: app.health.clone(),
+            timeouts: app.timeouts,
+        })
+    }
+
+    /// The digest of the inputs: version, cluster, basedir, runas, user_config and entries, and nothing else, so that
+    /// neither a new agent nor a new port, minimum or time-out restarts anything.
+    ///
+    /// The encoding is frozen: a line with its number, then JSON with sorted keys in which what is absent does not
+    /// appear. A new optional input therefore changes no digest of those that do not use it.
+    pub(crate) fn digest(&self) -> Digest {
+        let mut inputs = json!({
+            "version": self.version,
+            "cluster": self.cluster,
+            "basedir": self.basedir,
+            "entries": self.entries,
+        });
+        if let Some(runas) = &self.runas {
+            inputs["runas"] = json!(runas);
+        }
+        if !self.user_config.is_empty() {
+            inputs["user_config"] = Value::Object(self.user_config.clone());
+        }
+        let hash = Sha256::digest(format!("platypus definition 1\n{inputs}"));
+        Digest(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    pub(crate) fn install(&self, app: &AppName) -> PathBuf {
+        install(&self.basedir, app, &self.version)
+    }
+
+    /// The file that the app finds in `CONFIG_PATH`.
+    pub(crate) fn config_path(&self) -> PathBuf {
+        self.basedir.path().join("config").join(format!("{}.json", self.digest().as_str()))
+    }
+
+    /// Where a service's output goes: `<basedir>/log`, and below it by script where there are several.
+    pub(crate) fn log_dir(&self, service: &str) -> PathBuf {
+        let logs = self.basedir.path().join("log");
+        match service.split_once('@') {
+            Some((_, script)) => logs.join(script),
+            None => logs,
+        }
+    }
+
+    pub(crate) fn services(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+}
+
+/// Where an app's version is unpacked. Whoever unpacks makes it appear as a whole.
+pub(crate) fn install(basedir: &BaseDir, app: &AppName, version: &Version) -> PathBuf {
+    basedir.path().join("installs").join(format!("{app}_{version}"))
+}
+
+/// What the install launches: `bin/launch` itself, or each executable in it.
+fn entries(app: &AppName, install: &Path) -> Result<BTreeMap<String, String>> {
+    let launch = install.join("bin/launch");
+    let metadata = match fs::metadata(&launch) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!("{} is missing: an app's install needs it, a script or a directory of scripts", launch.display())
+        }
+        Err(error) => return Err(error).with_context(|| format!("looking at {}", launch.display())),
+    };
+    if !metadata.is_dir() {
+        executable(&launch)?;
+        return Ok([(app.to_string(), "bin/launch".to_owned())].into());
+    }
+    let mut entries = BTreeMap::new();
+    for entry in fs::read_dir(&launch).with_context(|| format!("listing {}", launch.display()))? {
+        let path = entry.with_context(|| format!("listing {}", launch.display()))?.path();
+        let script = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        ensure!(store::is_name(&script), "{} cannot name a service: letters, digits, '.', '_', '-'", path.display());
+        executable(&path)?;
+        entries.insert(format!("{app}@{script}"), format!("bin/launch/{script}"));
+    }
+    ensure!(!entries.is_empty(), "{} is an empty directory: nothing to run", launch.display());
+    Ok(entries)
+}
+
+fn executable(path: &Path) -> Result<()> {
+    let metadata = fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?;
+    let good = metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
+    ensure!(good, "{} is not an executable file: mend the artifact, under a new version", path.display());
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A definition of `version`, complete but for what a test changes.
+    pub(crate) fn definition(version: &str) -> Definition {
+        let app = json!({
+            "version": version, "cluster": "dev", "basedir": "/srv/slug", "runas": null, "user_config": {},
+            "entries": {"slug": "bin/launch"}, "health": null,
+            "timeouts": {"stop": 10.0, "enable": 30.0, "disable": 30.0},
+        });
+        serde_json::from_value(app).unwrap()
+    }
+
+    #[test]
+    fn the_digest_is_frozen() {
+        let plain = definition("0.1");
+        let full = Definition {
+            runas: Some("www".to_owned().try_into().unwrap()),
+            user_config: json!({"b": [1, 2.5, null], "a": {"é": true}}).as_object().unwrap().clone(),
+            ..plain.clone()
+        };
+        // If one of these changes, every app on every host restarts with the next agent.
+        assert_eq!(plain.digest().as_str(), "d09bda3ed74a69a320f0dd735018481b841a264c07705772b72b26c6eb052ec9");
+        assert_eq!(full.digest().as_str(), "b21e7021bf1aa907282b2890480e69f8cc92051e83fb65ca5510cd0115fb790c");
+    }
+
+    #[test]
+    fn the_digest_covers_inputs_only() {
+        let base = definition("0.1");
+        let mut other = base.clone();
+        other.timeouts.stop = 3.0.try_into().unwrap();
+        other.health = serde_json::from_value(json!({"tcp": {"port": 1}})).unwrap();
+        assert_eq!(base.digest(), other.digest());
+        assert_ne!(base.digest(), definition("0.2").digest());
+    }
+
+    #[test]
+    fn a_launch_file_is_one_service_and_a_launch_directory_one_for_each_script() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = "slug".parse().unwrap();
+        let script = |path: &str, mode: u32| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "#!/bin/sh\n").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        assert!(entries(&app, dir.path()).unwrap_err().to_string().contains("bin/launch is missing"));
+        script("bin/launch", 0o644);
+        assert!(entries(&app, dir.path()).unwrap_err().to_string().contains("not an executable"));
+        script("bin/launch", 0o755);
+        assert_eq!(entries(&app, dir.path()).unwrap()["slug"], "bin/launch");
+        fs::remove_file(dir.path().join("bin/launch")).unwrap();
+        script("bin/launch/web", 0o755);
+        script("bin/launch/worker", 0o755);
+        let found = entries(&app, dir.path()).unwrap();
+        assert_eq!(found["slug@web"], "bin/launch/web");
+        assert_eq!(found.len(), 2);
+        script("bin/launch/a b", 0o755);
+        assert!(entries(&app, dir.path()).unwrap_err().to_string().contains("cannot name a service"));
+    }
+}

@@ -1,0 +1,84 @@
+//! Running a program of an install for a while: hooks and health checks.
+//!
+//! Ensures: nothing of it is left when its time is over or the agent ends, unless the agent is killed.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process_group};
+use store::AppName;
+use store::schema::UserName;
+use tokio::process::{Child, Command};
+
+use crate::definition::Definition;
+
+/// Runs `path`, a program of the definition's install, as its user and with its `CONFIG_PATH`.
+///
+/// # Errors
+/// When it cannot be started, does not end in time, or does not exit with 0. What it prints goes to the agent's log.
+pub(crate) async fn run(app: &AppName, definition: &Definition, path: &str, patience: Duration) -> Result<()> {
+    let install = definition.install(app);
+    let program = install.join(path);
+    let mut command = as_user(definition.runas.as_ref(), &program);
+    command.current_dir(&install).env("CONFIG_PATH", definition.config_path());
+    // Its output goes where the agent's goes, but not to the agent's standard output, which may be a plan or a pipe.
+    command.stdin(Stdio::null()).stdout(std::io::stderr()).stderr(std::io::stderr());
+    let mut group = Group::start(&mut command).with_context(|| format!("starting {}", program.display()))?;
+    match tokio::time::timeout(patience, group.child.wait()).await {
+        Ok(status) => {
+            let status = status.with_context(|| format!("waiting for {}", program.display()))?;
+            ensure!(status.success(), "{path} failed: {status}");
+            Ok(())
+        }
+        Err(_) => bail!("{path} did not end within {patience:?}"),
+    }
+}
+
+/// Whether this agent can run something as `user`: asked before anything is stopped for it.
+pub(crate) async fn can_run_as(user: &UserName) -> Result<()> {
+    let output = as_user(Some(user), Path::new("/bin/true")).output().await.context("running chpst")?;
+    let reason = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "cannot run anything as {:?} ({}): create that user, or run this agent as root",
+        user.as_str(),
+        reason.trim()
+    );
+    Ok(())
+}
+
+fn as_user(user: Option<&UserName>, program: &Path) -> Command {
+    match user {
+        Some(user) => {
+            let mut command = Command::new("chpst");
+            command.arg("-u").arg(user.as_str()).arg(program);
+            command
+        }
+        None => Command::new(program),
+    }
+}
+
+/// A child that leads a process group, which is killed with it.
+struct Group {
+    child: Child,
+    id: Option<Pid>,
+}
+
+impl Group {
+    fn start(command: &mut Command) -> std::io::Result<Self> {
+        let child = command.process_group(0).kill_on_drop(true).spawn()?;
+        let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        Ok(Self { child, id })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // A child that ended by itself has been waited for, so that its number may be another's by now.
+        if let (Some(id), Some(_)) = (self.id, self.child.id()) {
+            let _ = kill_process_group(id, Signal::KILL);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The one record of what this agent runs for an app: `<runit-stage>/.platypus/<app>.json`.
+//!
+//! Ensures: it is written before the host changes and cleared after, so that whoever comes next knows what was under
+//! way. Assumes that the app's lock is held by whoever writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use converge::files::{self, Lock};
+use serde::{Deserialize, Serialize};
+use store::schema::BaseDir;
+use store::{AppName, ClusterName, NodeName, Version};
+
+use crate::definition::{Definition, Digest};
+
+/// What we run of one app, and what is under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) node: NodeName,
+    /// Who says what is to run.
+    pub(crate) source: Source,
+    /// Where it runs, or is being moved to.
+    pub(crate) cluster: ClusterName,
+    pub(crate) basedir: BaseDir,
+    /// Every service that may be there; only these are ever removed.
+    pub(crate) services: BTreeSet<String>,
+    /// The last definition that was healthy.
+    pub(crate) healthy: Option<Definition>,
+    /// Written before the first destructive step towards a definition, cleared when it is healthy.
+    pub(crate) converging: Option<Definition>,
+    /// What was tried and was not healthy in time; not tried again while its version stays active.
+    #[serde(default)]
+    pub(crate) failed: BTreeMap<Digest, Failure>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Source {
+    Store,
+    /// Installed by `pt-direct`, from a file.
+    Direct,
+}
+
+/// Why a definition counts as failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) version: Version,
+    pub(crate) reason: String,
+    /// The last lines that it logged.
+    pub(crate) log: Vec<String>,
+}
+
+impl Record {
+    pub(crate) fn new(node: &NodeName, to: &Definition) -> Self {
+        Self {
+            node: node.clone(),
+            source: Source::Store,
+            cluster: to.cluster.clone(),
+            basedir: to.basedir.clone(),
+            services: BTreeSet::new(),
+            healthy: None,
+            converging: None,
+            failed: BTreeMap::new(),
+        }
+    }
+
+    /// The record once the way to `to` is begun.
+    #[must_use]
+    pub(crate) fn begun(mut self, to: &Definition) -> Self {
+        self.cluster = to.cluster.clone();
+        self.basedir = to.basedir.clone();
+        self.services.extend(to.services().map(str::to_owned));
+        self.converging = Some(to.clone());
+        self
+    }
+
+    /// The record once `to` is healthy.
+    #[must_use]
+    pub(crate) fn arrived(mut self, to: &Definition) -> Self {
+        self.failed.remove(&to.digest());
+        self.healthy = Some(to.clone());
+        self.converging = None;
+        self
+    }
+}
+
+/// The directory that holds the records and their locks.
+#[derive(Debug, Clone)]
+pub(crate) struct Records {
+    dir: PathBuf,
+}
+
+impl Records {
+    /// The records below a staging directory, which exists.
+    pub(crate) fn open(stage: &Path) -> Result<Self> {
+        let dir = stage.join(".platypus");
+        files::directory(&dir)?;
+        Ok(Self { dir })
+    }
+
+    /// The apps that have a record.
+    pub(crate) fn apps(&self) -> Result<BTreeSet<AppName>> {
+        let list = || fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>();
+        let names = list().with_context(|| format!("listing the records in {}", self.dir.display()))?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.strip_suffix(".json")?.parse().ok()).collect())
+    }
+
+    /// The app's record; one that is there but cannot be read is an error, not nothing.
+    pub(crate) fn load(&self, app: &AppName) -> Result<Option<Record>> {
+        let path = self.path(app);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        let record = serde_json::from_slice(&bytes).with_context(|| {
+            format!(
+                "{} is not a record; mend it, or stop the app's services, remove it and use --adopt",
+                path.display()
+            )
+        })?;
+        Ok(Some(record))
+    }
+
+    pub(crate) fn save(&self, app: &AppName, record: &Record) -> Result<()> {
+        let json = serde_json::to_vec_pretty(record).context("writing a record as JSON")?;
+        // Only the agent's user reads it: a user_config may hold what others must not see.
+        files::write(&self.path(app), &json, 0o600)?;
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self, app: &AppName) -> Result<()> {
+        files::remove(&self.path(app))
+    }
+
+    /// The lock that everything holds which converges or prunes this app.
+    pub(crate) fn lock(&self, app: &AppName) -> Result<Option<Lock>> {
+        Lock::try_hold(&self.dir.join(format!("{app}.lock")))
+    }
+
+    fn path(&self, app: &AppName) -> PathBuf {
+        self.dir.join(format!("{app}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definition::tests::definition;
+
+    #[test]
+    fn a_record_comes_back_as_it_was_saved_and_a_torn_one_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let app = "slug".parse().unwrap();
+        assert_eq!(records.load(&app).unwrap(), None);
+        let record = Record::new(&"web1".parse().unwrap(), &definition("1")).begun(&definition("1"));
+        records.save(&app, &record).unwrap();
+        assert_eq!(records.load(&app).unwrap(), Some(record));
+        assert_eq!(records.apps().unwrap().iter().map(AppName::as_str).collect::<Vec<_>>(), ["slug"]);
+        for torn in ["", "{", "{}"] {
+            fs::write(dir.path().join(".platypus/slug.json"), torn).unwrap();
+            assert!(records.load(&app).is_err(), "{torn:?}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Services under runit: what they do, and telling them to do otherwise.
+//!
+//! Talks to runsv through `supervise/` directly, since `sv` polls only each 420 ms. Ensures: a service that is said to be
+//! stopped has no process left, neither its own nor one of its process group. Assumes run scripts that make a process
+//! group of their own (`chpst -P`); a group that is not the service's own is never signalled.
+
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::time::Instant;
+
+use crate::decide::Service;
+
+/// How services are asked and told.
+#[derive(Debug, Clone)]
+pub(crate) enum Control {
+    /// Through `supervise/`.
+    Supervise,
+    /// By a command with the interface of `sv`, for machines without runit.
+    Sv(PathBuf),
+}
+
+/// runsvdir looks for new services each 5 s at the most.
+const RUNSVDIR_LOOKS: Duration = Duration::from_secs(10);
+/// For what takes runsv no time at all.
+const RUNSV_ANSWERS: Duration = Duration::from_secs(5);
+
+impl Control {
+    /// What the service in `dir` does. Never waits.
+    pub(crate) fn observe(&self, dir: &Path) -> Result<Service> {
+        match self {
+            Self::Supervise => supervised(dir).map(|status| match status {
+                None => Service::Unsupervised,
+                Some(Status { wanted_up: false, .. }) => Service::Stopped,
+                Some(Status { pid: Some(pid), .. }) => Service::Running { pid },
+                Some(Status { pid: None, .. }) => Service::Failing,
+            }),
+            Self::Sv(sv) => sv_status(sv, dir),
+        }
+    }
+
+    /// Tells the service to run, now and whenever it ends; first waits until runsv is there. False when no runsv comes.
+    pub(crate) async fn start(&self, dir: &Path) -> Result<bool> {
+        match self {
+            Self::Supervise => {
+                if !until(RUNSVDIR_LOOKS, || Ok(supervised(dir)?.is_some())).await? {
+                    return Ok(false);
+                }
+                control(dir, b"u")?;
+                Ok(true)
+            }
+            Self::Sv(sv) => run_sv(sv, "start", dir).await.map(|()| true),
+        }
+    }
+
+    /// Stops the service and all of its process group: TERM, and KILL to what is left after `patience`.
+    ///
+    /// # Errors
+    /// When something of it is still there, or when no runsv is there to tell: nothing may be started then.
+    pub(crate) async fn stop(&self, dir: &Path, patience: Duration) -> Result<()> {
+        match self {
+            Self::Supervise => stop(dir, patience).await,
+            Self::Sv(sv) => run_sv(sv, "stop", dir).await,
+        }
+    }
+
+    /// Ends the runsv of a stopped service that runsvdir no longer sees.
+    pub(crate) async fn release(&self, dir: &Path) -> Result<()> {
+        match self {
+            Self::Supervise => {
+                if until(RUNSVDIR_LOOKS, || Ok(supervised(dir)?.is_none())).await? {
+                    return Ok(());
+                }
+                // No runsvdir is there to tell it to; before it was unlinked this would have been a restart.
+                control(dir, b"x")?;
+                let gone = until(RUNSV_ANSWERS, || Ok(supervised(dir)?.is_none())).await?;
+                anyhow::ensure!(gone, "runsv of {} does not end", dir.display());
+                Ok(())
+            }
+            Self::Sv(sv) => run_sv(sv, "exit", dir).await,
+        }
+    }
+}
+
+/// The part of `supervise/status` that matters here.
+#[derive(Debug, PartialEq, Eq)]
+struct Status {
+    pid: Option<i32>,
+    wanted_up: bool,
+}
+
+/// `None` when no runsv looks after `dir`.
+fn supervised(dir: &Path) -> Result<Option<Status>> {
+    let open = |name: &str| {
+        let path = dir.join("supervise").join(name);
+        OpenOptions::new().write(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)
+    };
+    match open("ok") {
+        Ok(_) => {}
+        // The pipe has no reader, or was never made.
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("asking for the runsv of {}", dir.display())),
+    }
+    let path = dir.join("supervise/status");
+    match fs::read(&path) {
+        Ok(bytes) => parse_status(&bytes).map(Some).with_context(|| format!("reading {}", path.display())),
+        // runsv makes `ok` before its first status.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
+/// 20 bytes: since when (12), pid (4, little endian), paused, wanted ('u' or 'd'), got TERM, state (0 is down, 1 is up,
+/// 2 is finishing). From runsv.c of runit 2.1.2.
+fn parse_status(bytes: &[u8]) -> Result<Status> {
+    let [.., p0, p1, p2, p3, _paused, wanted, _term, state] = bytes else { bail!("it has {} bytes", bytes.len()) };
+    anyhow::ensure!(bytes.len() == 20, "it has {} bytes", bytes.len());
+    let pid = i32::from_le_bytes([*p0, *p1, *p2, *p3]);
+    Ok(Status { pid: (*state == 1 && pid > 0).then_some(pid), wanted_up: *wanted == b'u' })
+}
+
+fn control(dir: &Path, commands: &[u8]) -> Result<()> {
+    let path = dir.join("supervise/control");
+    let mut pipe = OpenOptions::new().write(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path);
+    let written = pipe.as_mut().map_err(|e| std::io::Error::from(e.kind())).and_then(|pipe| pipe.write_all(commands));
+    written.with_context(|| format!("writing to {}", path.display()))
+}
+
+async fn stop(dir: &Path, patience: Duration) -> Result<()> {
+    let Some(status) = supervised(dir)? else { bail!("no runsv looks after {}: is runsvdir running?", dir.display()) };
+    let group = status.pid.and_then(|pid| own_group(pid));
+    control(dir, b"d")?;
+    let is_down = || Ok(supervised(dir)?.is_some_and(|status| status.pid.is_none()));
+    if !until(patience, is_down).await? {
+        tracing::warn!("{} ignores TERM for {patience:?}: killing it", dir.display());
+        control(dir, b"k")?;
+        let down = until(RUNSV_ANSWERS, is_down).await?;
+        anyhow::ensure!(down, "{} does not stop, not even when killed", dir.display());
+    }
+    // What the main process left behind would go on beside the next version, on its ports and files.
+    let Some(group) = group else { return Ok(()) };
+    let is_empty = || match kill_process_group(group, Signal::KILL) {
+        Err(Errno::SRCH) => Ok(true),
+        Ok(()) | Err(Errno::PERM) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("killing what {} left behind", dir.display())),
+    };
+    let empty = until(RUNSV_ANSWERS, is_empty).await?;
+    anyhow::ensure!(empty, "processes of {} (group {group:?}) are left and cannot be killed", dir.display());
+    Ok(())
+}
+
+/// The process group that `pid` leads, if it leads one: only then is the group the service's own.
+fn own_group(pid: i32) -> Option<Pid> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name, in parentheses, may hold anything; what follows it does not.
+    let group = stat.rsplit_once(')')?.1.split_whitespace().nth(2)?.parse::<i32>().ok()?;
+    if group == pid { Pid::from_raw(group) } else { None }
+}
+
+/// Asks until the answer is yes, ever less often; false when `patience` ends first.
+pub(crate) async fn until(patience: Duration, mut ask: impl FnMut() -> Result<bool>) -> Result<bool> {
+    let deadline = Instant::now() + patience;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if ask()? {
+            return Ok(true);
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            return Ok(false);
+        }
+        tokio::time::sleep(pause.min(deadline - now)).await;
+        pause = pause.mul_f64(1.3).min(Duration::from_millis(50));
+    }
+}
+
+/// `run: DIR: (pid 42) 3s` or `down: DIR: 3s, normally up`.
+fn sv_status(sv: &Path, dir: &Path) -> Result<Service> {
+    let output = std::process::Command::new(sv).arg("status").arg(dir).output();
+    let output = output.with_context(|| format!("running {}", sv.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let pid = || text.split_once("(pid ")?.1.split_once(')')?.0.parse().ok();
+    Ok(match text.split(':').next() {
+        Some("run") => pid().map_or(Service::Failing, |pid| Service::Running { pid }),
+        Some("down" | "finish") if text.contains("want up") => Service::Failing,
+        Some("down" | "finish") => Service::Stopped,
+        _ => Service::Unsupervised,
+    })
+}
+
+async fn run_sv(sv: &Path, command: &str, dir: &Path) -> Result<()> {
+    let status = tokio::process::Command::new(sv).args(["-w", "10", command]).arg(dir).kill_on_drop(true).status();
+    let status = status.await.with_context(|| format!("running {}", sv.display()))?;
+    anyhow::ensure!(status.success(), "{} {command} {} failed: {status}", sv.display(), dir.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_as_runsv_writes_it() {
+        let status = |pid: i32, wanted: u8, state: u8| {
+            let mut bytes = vec![0; 12];
+            bytes.extend(pid.to_le_bytes());
+            bytes.extend([0, wanted, 0, state]);
+            parse_status(&bytes).unwrap()
+        };
+        assert_eq!(status(42, b'u', 1), Status { pid: Some(42), wanted_up: true });
+        assert_eq!(status(0, b'u', 0), Status { pid: None, wanted_up: true });
+        assert_eq!(status(42, b'd', 2), Status { pid: None, wanted_up: false });
+        assert!(parse_status(&[0; 19]).is_err() && parse_status(&[0; 21]).is_err());
+    }
+
+    #[test]
+    fn only_a_group_that_a_process_leads_is_its_own() {
+        // The test's own process is led by whoever started the tests, or leads; a thread of init's is never ours.
+        let me = std::process::id() as i32;
+        let leads = rustix::process::getpgrp().as_raw_nonzero().get() == me;
+        assert_eq!(own_group(me).is_some(), leads);
+    }
+}

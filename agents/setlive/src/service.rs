@@ -1,0 +1,216 @@
+//! Service definitions on disk: what they say (pure), and putting them in place.
+//!
+//! For a definition there are: `<stage>/<service>/run` and `log/run`, the configuration file, the links `<runit>/<service>`
+//! and `<basedir>/current`. Ensures: everything that can fail for want of space is written beside its place before
+//! anything is stopped, so that between stop and start only renames remain. A live service directory is never recreated.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use converge::files;
+use serde_json::json;
+use store::AppName;
+
+use crate::definition::Definition;
+
+/// Where services are built, and where runsvdir looks for them.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    /// Service directories; absolute.
+    pub(crate) stage: PathBuf,
+    /// The directory that runsvdir looks after: links to service directories; absolute.
+    pub(crate) runit: PathBuf,
+    /// An external service builder, and the directory where it finds what to build.
+    pub(crate) builder: Option<Builder>,
+}
+
+/// A command that makes service directories and links, called with `-c <config> -d <runit> -s <stage>`.
+#[derive(Debug, Clone)]
+pub(crate) struct Builder {
+    pub(crate) command: PathBuf,
+    pub(crate) config: PathBuf,
+}
+
+/// One thing that a definition needs on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Owned {
+    File { path: PathBuf, text: String, mode: u32 },
+    Link { path: PathBuf, target: PathBuf },
+}
+
+impl Places {
+    pub(crate) fn staged(&self, service: &str) -> PathBuf {
+        self.stage.join(service)
+    }
+
+    pub(crate) fn link(&self, service: &str) -> PathBuf {
+        self.runit.join(service)
+    }
+
+    /// True when all that the definition needs is on disk as it shall be.
+    pub(crate) fn hold(&self, app: &AppName, definition: &Definition) -> bool {
+        let owned = [self.files(app, definition), self.links(app, definition)].concat();
+        owned.iter().all(|owned| match owned {
+            Owned::File { path, text, mode } => files::holds(path, text.as_bytes(), *mode),
+            Owned::Link { path, target } => fs::read_link(path).is_ok_and(|found| found == *target),
+        })
+    }
+
+    /// Creates what a definition needs before anything is stopped: directories, its configuration file, and the next
+    /// text of its files beside them.
+    pub(crate) fn stage(&self, app: &AppName, definition: &Definition) -> Result<Staged> {
+        for service in definition.services() {
+            files::directory(&definition.log_dir(service))?;
+            if self.builder.is_none() {
+                files::directory(&self.staged(service).join("log"))?;
+            }
+        }
+        let config = definition.config_path();
+        files::directory(config.parent().unwrap_or(Path::new("/")))?;
+        let mut staged = Vec::new();
+        for owned in [self.files(app, definition), self.links(app, definition)].concat() {
+            staged.extend(match &owned {
+                Owned::File { path, text, mode } => files::stage(path, text.as_bytes(), *mode)?,
+                Owned::Link { path, target } => files::stage_link(path, target)?,
+            });
+        }
+        Ok(Staged { owned: staged })
+    }
+
+    /// Runs the external service builder, if there is one.
+    pub(crate) fn build(&self) -> Result<()> {
+        let Some(Builder { command, config }) = &self.builder else { return Ok(()) };
+        let mut builder = std::process::Command::new(command);
+        builder.arg("-c").arg(config).arg("-d").arg(&self.runit).arg("-s").arg(&self.stage);
+        let output = builder.output().with_context(|| format!("running {}", command.display()))?;
+        anyhow::ensure!(
+            output.status.success(),
+            "{} failed ({}): {}",
+            command.display(),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+
+    /// Takes out what the builder is told of this app.
+    pub(crate) fn unbuild(&self, app: &AppName) -> Result<()> {
+        match &self.builder {
+            Some(builder) => files::remove(&builder.description(app)),
+            None => Ok(()),
+        }
+    }
+
+    fn files(&self, app: &AppName, definition: &Definition) -> Vec<Owned> {
+        let config = Owned::File {
+            path: definition.config_path(),
+            text: serde_json::Value::Object(definition.user_config.clone()).to_string(),
+            mode: 0o644,
+        };
+        let mut owned = vec![config];
+        let script = |path: PathBuf, text: String| Owned::File { path, text, mode: 0o755 };
+        match &self.builder {
+            Some(builder) => {
+                let services = definition.entries.iter().map(|(service, entry)| {
+                    let run = ["/bin/sh".to_owned(), "-c".to_owned(), run_commands(app, definition, entry)];
+                    (service.clone(), json!({"run": run}))
+                });
+                let text = serde_json::Value::Object(services.collect()).to_string();
+                owned.push(Owned::File { path: builder.description(app), text, mode: 0o644 });
+            }
+            None => owned.extend(definition.entries.iter().flat_map(|(service, entry)| {
+                let dir = self.staged(service);
+                let run = format!("#!/bin/sh\n{}", run_commands(app, definition, entry));
+                let log = format!("#!/bin/sh\nexec svlogd -tt {}\n", quoted(&definition.log_dir(service)));
+                [script(dir.join("run"), run), script(dir.join("log/run"), log)]
+            })),
+        }
+        owned
+    }
+
+    /// In the order in which they are made: a service that is linked is about to be started.
+    fn links(&self, app: &AppName, definition: &Definition) -> Vec<Owned> {
+        let current = Owned::Link {
+            path: definition.basedir.path().join("current"),
+            target: Path::new("installs").join(format!("{app}_{}", definition.version)),
+        };
+        let services = definition.services().filter(|_| self.builder.is_none());
+        let services = services.map(|service| Owned::Link { path: self.link(service), target: self.staged(service) });
+        std::iter::once(current).chain(services).collect()
+    }
+}
+
+impl Builder {
+    fn description(&self, app: &AppName) -> PathBuf {
+        // JSON is YAML.
+        self.config.join(format!("{app}.yaml"))
+    }
+}
+
+/// What is written beside its place and only has to be renamed.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    owned: Vec<files::Staged>,
+}
+
+impl Staged {
+    /// Puts everything in its place. What a crash or a power failure undoes is done again by the next pass, since the
+    /// record says that this was under way.
+    pub(crate) fn put(&self) -> Result<()> {
+        self.owned.iter().try_for_each(files::Staged::put)
+    }
+
+    /// Makes it last.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.owned.iter().try_for_each(files::Staged::sync)
+    }
+}
+
+/// The process that runsv starts becomes the app itself, at the head of a process group of its own.
+fn run_commands(app: &AppName, definition: &Definition, entry: &str) -> String {
+    let install = definition.install(app);
+    let user = definition.runas.as_ref().map(|user| format!("-u {} ", user.as_str())).unwrap_or_default();
+    format!(
+        "exec 2>&1\ncd {} || exit 1\nexport CONFIG_PATH={}\nexec chpst -P {user}{}\n",
+        quoted(&install),
+        quoted(&definition.config_path()),
+        quoted(&install.join(entry)),
+    )
+}
+
+/// As one word of a shell, whatever it holds.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definition::tests::definition;
+
+    #[test]
+    fn a_run_script_execs_the_app_with_its_config_and_user() {
+        let app = "slug".parse().unwrap();
+        let mut definition = definition("0.1");
+        definition.runas = Some("www".to_owned().try_into().unwrap());
+        let digest = definition.digest();
+        assert_eq!(
+            run_commands(&app, &definition, "bin/launch"),
+            format!(
+                "exec 2>&1\ncd '/srv/slug/installs/slug_0.1' || exit 1\n\
+                 export CONFIG_PATH='/srv/slug/config/{}.json'\n\
+                 exec chpst -P -u www '/srv/slug/installs/slug_0.1/bin/launch'\n",
+                digest.as_str()
+            )
+        );
+    }
+
+    #[test]
+    fn a_path_is_one_word_whatever_it_holds() {
+        let path = Path::new("/srv/it's $(date) \"x\"");
+        let shell = format!("printf %s {}", quoted(path));
+        let output = std::process::Command::new("sh").arg("-c").arg(shell).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), path.display().to_string());
+    }
+}
