@@ -13,7 +13,7 @@ fn hosts() -> [Host; 2] {
 /// One pass of each agent, in an order that depends on `round`.
 fn round(host: &Host, round: usize) -> [Pass; 2] {
     let mut agents = [host.preparer(), host.setlive()];
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         agents.reverse();
     }
     agents.map(|mut agent| pass(agent.arg("--once")))

@@ -80,6 +80,7 @@ impl Act<'_> {
     async fn replace(&mut self, from: Option<Definition>, to: Definition, record: Option<Record>) -> Result<Next> {
         let app = self.app;
         let _permit = self.task.permit().await;
+        let mut clock = Clock::new();
         // All that can be refused is refused, and all that takes space is written, while the old one still runs.
         if let Some(user) = &to.runas {
             program::can_run_as(user).await?;
@@ -88,8 +89,8 @@ impl Act<'_> {
         self.save(record.clone()).await?;
         let staged = self.stage(&to).await?;
         self.keep_last(&to)?;
+        clock.lap("stage");
 
-        let mut clock = Clock::new();
         if let Some(from) = &from {
             self.disable(from).await;
             clock.lap("disable");

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::process::{self, Child, Command, ExitCode};
+use std::process::{self, Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -102,6 +102,7 @@ fn run(options: &Options) -> Result<ExitCode, String> {
         return Err(again_without_term());
     }
     if options.linger {
+        println!("lingering");
         loop {
             thread::park();
         }
@@ -195,9 +196,14 @@ impl Slug {
     }
 }
 
-/// A child that outlives us, unless somebody kills the process group.
+/// A child that outlives us, unless somebody kills the process group. It ignores TERM already when we return.
 fn leave_child() -> Result<Child, String> {
-    ignoring_term().arg("--linger").spawn().map_err(|error| format!("starting a child: {error}"))
+    let start = || {
+        let mut child = ignoring_term().arg("--linger").stdout(Stdio::piped()).spawn()?;
+        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut String::new())?;
+        Ok(child)
+    };
+    start().map_err(|error: io::Error| format!("starting a child: {error}"))
 }
 
 fn check(port: u16) -> ExitCode {
