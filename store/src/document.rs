@@ -50,7 +50,12 @@ impl Prefix {
             path.is_empty() || path.split('/').all(is_name),
             "{text:?} is not a prefix of keys: names joined by '/', such as clusters/slug/"
         );
-        Ok(if path.is_empty() { Self(String::new()) } else { Self(format!("{path}/")) })
+        Ok(if path.is_empty() { Self::everything() } else { Self(format!("{path}/")) })
+    }
+
+    /// The whole store.
+    pub fn everything() -> Self {
+        Self(String::new())
     }
 
     pub(crate) fn from_names(names: &[&str]) -> Self {
@@ -79,6 +84,9 @@ impl fmt::Display for Revision {
     }
 }
 
+/// The most bytes that a document can have: Consul takes no more.
+pub(crate) const MOST_BYTES: u64 = 512 * 1024;
+
 /// A document as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
@@ -87,7 +95,8 @@ pub struct Document {
 }
 
 /// Documents by key, exactly as the store spells the keys: somebody else may have written a key that is not a [`Key`].
-/// An `Err` is a document that is there but cannot be read (a file without read permission), with the reason.
+/// An `Err` is a document that is there but cannot be read (a file without read permission), with the reason; under a
+/// key that ends in `/`, a whole directory.
 pub type Documents = BTreeMap<String, Result<Document, String>>;
 
 /// What was seen under some prefixes: enough to tell whether anything there differs now. Lives as long as the process.
@@ -105,6 +114,22 @@ impl Token {
     /// Watch for what `other` watches for, too.
     pub fn extend(&mut self, other: Token) {
         self.seen.extend(other.seen);
+    }
+
+    /// The part of this token that is about `prefixes`.
+    pub(crate) fn only(&self, prefixes: &[Prefix]) -> Self {
+        Self {
+            seen: prefixes
+                .iter()
+                .filter_map(|prefix| self.seen.get_key_value(prefix))
+                .map(|(p, f)| (p.clone(), *f))
+                .collect(),
+        }
+    }
+
+    /// Whether what was seen under `prefix` is not what `documents` say.
+    pub(crate) fn differs(&self, prefix: &Prefix, documents: &Documents) -> bool {
+        self.seen.get(prefix) != Some(&fingerprint(prefix, documents))
     }
 
     pub fn prefixes(&self) -> impl ExactSizeIterator<Item = &Prefix> {

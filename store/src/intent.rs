@@ -9,7 +9,7 @@ use std::fmt;
 use anyhow::{Result, ensure};
 use serde_json::{Map, Value};
 
-use crate::document::{Documents, Prefix, Token};
+use crate::document::{Documents, Key, Prefix, Token};
 use crate::name::{AppName, ClusterName, NodeName, Version};
 use crate::schema::{
     BaseDir, Config, DeployConfig, Health, IntentKey, NodeDocument, Parse, Port, Seconds, Status, UserName,
@@ -91,7 +91,10 @@ impl Listing {
                     apps.insert(app, parse(key, Some(document)));
                 }
                 Ok(IntentKey::Config(..) | IntentKey::DeployConfig(..)) => {}
-                Err(error) => strays.push(Invalid { key: key.clone(), reason: format!("{error:#}") }),
+                Err(error) => {
+                    let reason = document.as_ref().err().cloned().unwrap_or_else(|| format!("{error:#}"));
+                    strays.push(Invalid { key: key.clone(), reason });
+                }
             }
         }
         Self { apps, strays }
@@ -110,7 +113,7 @@ impl Listing {
         for (name, node) in self.apps {
             let app = node.and_then(|node| {
                 let key = IntentKey::DeployConfig(name.clone(), node.cluster.clone()).key();
-                let deploy = parse::<DeployConfig>(key.as_str(), clusters.get(key.as_str()))?;
+                let deploy = parse::<DeployConfig>(key.as_str(), find(clusters, &key))?;
                 // Also of an app whose config turns out invalid: what it runs lives there all the same.
                 basedirs.push((name.clone(), key.to_string(), deploy.basedir.clone()));
                 app(&name, node, deploy, clusters)
@@ -158,7 +161,7 @@ pub async fn looks_gone(store: &Store, node: &NodeName, app: &AppName, cluster: 
 
 fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Documents) -> Result<App, Invalid> {
     let key = IntentKey::Config(name.clone(), node.cluster.clone()).key();
-    let config = parse::<Config>(key.as_str(), clusters.get(key.as_str()))?;
+    let config = parse::<Config>(key.as_str(), find(clusters, &key))?;
     let active = config.active().map_err(|error| Invalid { key: key.to_string(), reason: error.to_string() })?.cloned();
     let prep = config.versions.into_iter().filter(|(_, status)| *status == Status::Prep).map(|(version, _)| version);
     Ok(App {
@@ -179,6 +182,13 @@ fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Docu
         runas: deploy.runas,
         ports: deploy.ports,
     })
+}
+
+/// The document under `key`, or the reason why nothing can be known about it: a directory on the way is unreadable.
+fn find<'a>(documents: &'a Documents, key: &Key) -> Option<&'a Result<Document, String>> {
+    let key = key.as_str();
+    let above = key.rmatch_indices('/').map(|(slash, _)| &key[..=slash]);
+    documents.get(key).or_else(|| above.filter_map(|key| documents.get(key)).find(|document| document.is_err()))
 }
 
 fn parse<T: Parse>(key: &str, document: Option<&Result<Document, String>>) -> Result<T, Invalid> {
@@ -289,6 +299,17 @@ mod tests {
             intent.strays.iter().map(|s| s.key.as_str()).collect::<Vec<_>>(),
             ["nodes/web1/.x", "nodes/web1/a/b"]
         );
+    }
+
+    #[test]
+    fn below_an_unreadable_directory_nothing_is_said_to_be_missing() {
+        let mut documents = documents(&[("nodes/web1/slug", r#"{"cluster": "dev"}"#)]);
+        for directory in ["nodes/web1/more/", "clusters/slug/dev/"] {
+            documents.insert(directory.to_owned(), Err("permission denied".to_owned()));
+        }
+        let intent = Listing::new(&"web1".parse().unwrap(), &documents).intent(&documents);
+        assert_eq!(intent.apps["slug"].as_ref().unwrap_err().reason, "permission denied");
+        assert_eq!(intent.strays[0].reason, "permission denied");
     }
 
     #[test]

@@ -1,0 +1,198 @@
+//! Requests to Consul, and errors that say what was asked of whom, what it answered and what to do.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::rule;
+use super::settings::{Address, Settings, TokenSource};
+use crate::Prefix;
+
+/// For every request that does not wait for a change.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One Consul. Cheap to clone; clones share connections.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: String,
+    /// For people.
+    address: String,
+    token: TokenSource,
+}
+
+/// One request.
+pub(super) struct Request<'a> {
+    pub(super) method: Method,
+    /// With the query: `/v1/kv/nodes/web1/?recurse`.
+    pub(super) path: String,
+    pub(super) body: Vec<u8>,
+    pub(super) timeout: Duration,
+    /// The key or the prefix that it is about, for people.
+    pub(super) about: &'a str,
+    /// What a token needs for it, for people: `key_prefix "nodes/web1/" { policy = "read" }`.
+    pub(super) rule: String,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    /// `X-Consul-Index`.
+    pub(super) index: Option<u64>,
+    pub(super) body: Vec<u8>,
+    /// What was asked, for an error.
+    asked: String,
+    rule: String,
+}
+
+impl Client {
+    pub(super) fn new(settings: Settings) -> Result<Self> {
+        let (http, base) = settings.client()?;
+        let address = match settings.address {
+            Address::Url(url) => url,
+            Address::Unix(path) => format!("unix://{}", path.display()),
+        };
+        Ok(Self { http, base, address, token: settings.token })
+    }
+
+    pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer> {
+        let asked = format!("{} {} at {}", request.method, request.about, self.address);
+        let rule = request.rule.clone();
+        match self.try_send(request).await {
+            Ok((status, index, body)) => Ok(Answer { status, index, body, asked, rule }),
+            Err(error) => Err(error.context(asked)),
+        }
+    }
+
+    /// A read of something under a prefix, by one of the several ways there are.
+    pub(super) async fn query(&self, prefix: &Prefix, path: String, timeout: Duration) -> Result<Answer> {
+        let about = if prefix.as_str().is_empty() { "everything" } else { prefix.as_str() };
+        let rule = rule("key_prefix", prefix.as_str(), "read");
+        self.send(Request { method: Method::GET, path, body: Vec::new(), timeout, about, rule }).await
+    }
+
+    async fn try_send(&self, request: Request<'_>) -> Result<(StatusCode, Option<u64>, Vec<u8>)> {
+        let mut http = self.http.request(request.method, format!("{}{}", self.base, request.path));
+        if let Some(token) = self.token.read().await? {
+            http = http.header("X-Consul-Token", token);
+        }
+        let timeout = request.timeout;
+        let failed = |error| explain(error, timeout);
+        let answer = http.timeout(timeout).body(request.body).send().await.map_err(failed)?;
+        let index = answer.headers().get("X-Consul-Index").and_then(|index| index.to_str().ok()?.parse().ok());
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(failed)?;
+        Ok((status, index, body.into()))
+    }
+}
+
+impl Answer {
+    /// The body of an answer that says that all is well.
+    pub(super) fn json<T: DeserializeOwned>(self) -> Result<T> {
+        if self.status != StatusCode::OK {
+            return Err(self.error());
+        }
+        serde_json::from_slice(&self.body)
+            .with_context(|| format!("{}: an answer that Consul does not give", self.asked))
+    }
+
+    /// What an answer says that all is not well.
+    pub(super) fn error(&self) -> anyhow::Error {
+        let text = String::from_utf8_lossy(&self.body);
+        let first = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("without a word");
+        let first = first.chars().take(300).collect::<String>();
+        let advice = self.advice(&first).map(|advice| format!("; {advice}")).unwrap_or_default();
+        anyhow!("{}: {}: {first}{advice}", self.asked, self.status.as_u16())
+    }
+
+    fn advice(&self, says: &str) -> Option<String> {
+        match self.status {
+            StatusCode::FORBIDDEN if says.contains("ACL not found") => {
+                Some("Consul does not know the token in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE".to_owned())
+            }
+            StatusCode::FORBIDDEN => {
+                Some(format!("the token in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE needs {}", self.rule))
+            }
+            StatusCode::OK => Some("it lacks X-Consul-Index: this is not Consul's HTTP API".to_owned()),
+            StatusCode::NOT_FOUND => Some("this is not Consul's HTTP API".to_owned()),
+            StatusCode::BAD_REQUEST if says.contains("HTTP request to an HTTPS server") => {
+                Some("give the address as https://…".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl TokenSource {
+    async fn read(&self) -> Result<Option<String>> {
+        let Some(file) = self.file.clone() else { return Ok(self.token.clone()) };
+        let read = {
+            let file = file.clone();
+            tokio::task::spawn_blocking(move || std::fs::read_to_string(file))
+        };
+        let text = read.await?.with_context(|| format!("CONSUL_HTTP_TOKEN_FILE {}", file.display()))?;
+        let token = text.trim();
+        // As the consul command does: an empty file counts as none.
+        Ok(if token.is_empty() { self.token.clone() } else { Some(token.to_owned()) })
+    }
+}
+
+/// What stopped a request, without the layers between it and us.
+fn explain(error: reqwest::Error, timeout: Duration) -> anyhow::Error {
+    if error.is_timeout() && !error.is_connect() {
+        return anyhow!("no answer within {timeout:?}");
+    }
+    let connecting = error.is_connect();
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    if connecting { anyhow!("cannot connect: {cause}") } else { anyhow!("the connection failed: {cause}") }
+}
+
+/// One key as Consul's answers have it.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Entry {
+    pub(super) key: String,
+    /// In base64; null when it is empty.
+    pub(super) value: Option<String>,
+    pub(super) modify_index: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            index: None,
+            body: body.into(),
+            asked: "GET nodes/web1/ at http://a:1".to_owned(),
+            rule: "key_prefix \"nodes/web1/\" { policy = \"read\" }".to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_was_asked_what_consul_said_and_what_to_do() {
+        for (status, body, says) in [
+            (500, "No cluster leader", "GET nodes/web1/ at http://a:1: 500: No cluster leader"),
+            (403, "Permission denied\n", "403: Permission denied; the token in CONSUL_HTTP_TOKEN or"),
+            (403, "Permission denied", "needs key_prefix \"nodes/web1/\" { policy = \"read\" }"),
+            (403, "ACL not found", "does not know the token"),
+            (502, "\n", "502: without a word"),
+            (404, "<html>", "this is not Consul's HTTP API"),
+        ] {
+            let error = answer(status, body).error().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+        let nonsense = answer(200, "<html>").json::<Vec<Entry>>().map(|_| ()).unwrap_err();
+        assert!(format!("{nonsense:#}").contains("an answer that Consul does not give"));
+    }
+}

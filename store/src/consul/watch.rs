@@ -1,0 +1,301 @@
+//! Waiting until Consul says something else, by blocking queries.
+//!
+//! Ensures: every answer is compared with what the token was made of, so that Consul's index is only a hint about when
+//! to look. An index that goes backwards (another server, a restored snapshot) begins anew.
+//!
+//! A query that is given up goes on to hold one of the 200 connections that a Consul agent allows each address, until
+//! it would have ended anyway; an agent that began sixteen for each wake would soon lock out its whole host. So a query
+//! outlives the [`changed`] that began it, and the next one takes it over.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::client::Client;
+use super::{Consul, indexed, listed, path};
+use crate::{Documents, Prefix, Token};
+
+/// How many queries one token may cost. More prefixes are watched by what is around them.
+const MOST_QUERIES: usize = 16;
+
+/// Returns once the documents under the token's prefixes differ from what it was made of.
+pub(super) async fn changed(consul: &Consul, token: &Token) -> Result<()> {
+    let targets = targets(token.prefixes().cloned().collect());
+    consul.watches.keep(&targets);
+    let mut watching = JoinSet::new();
+    for target in targets {
+        let (consul, token) = (consul.clone(), token.only(target.prefixes()));
+        watching.spawn(async move { target_changed(&consul, &target, &token).await });
+    }
+    match watching.join_next().await {
+        Some(first) => first.context("the task that watched Consul ended early")?,
+        None => std::future::pending().await,
+    }
+}
+
+/// What one blocking query waits on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Target {
+    /// The documents under a prefix, which the answer holds.
+    Documents([Prefix; 1]),
+    /// Anything under the first prefix, for the sake of the others. The answer says only that there was something.
+    Around(Prefix, Vec<Prefix>),
+}
+
+/// The fewest queries that see a change under any of `prefixes`, if one for each would be too many.
+fn targets(prefixes: Vec<Prefix>) -> BTreeSet<Target> {
+    if prefixes.len() <= MOST_QUERIES {
+        return prefixes.into_iter().map(|prefix| Target::Documents([prefix])).collect();
+    }
+    let top = |prefix: &Prefix| prefix.as_str().split_inclusive('/').next().unwrap_or_default().to_owned();
+    let mut by_top = HashMap::<_, Vec<_>>::new();
+    for prefix in &prefixes {
+        by_top.entry(top(prefix)).or_default().push(prefix.clone());
+    }
+    if by_top.len() > MOST_QUERIES {
+        return BTreeSet::from([Target::Around(Prefix::everything(), prefixes)]);
+    }
+    let target = |(top, prefixes): (String, Vec<Prefix>)| match <[Prefix; 1]>::try_from(prefixes) {
+        Ok(one) => Target::Documents(one),
+        Err(several) => Target::Around(Prefix::parse(&top).expect("it is the first part of a prefix"), several),
+    };
+    by_top.into_iter().map(target).collect()
+}
+
+impl Target {
+    fn prefixes(&self) -> &[Prefix] {
+        match self {
+            Self::Documents(prefix) => prefix,
+            Self::Around(_, prefixes) => prefixes,
+        }
+    }
+
+    /// The answer to a query: at once with index 0, else when the target's index is another or `wait` is over.
+    async fn ask(&self, client: &Client, index: u64, wait: Duration) -> Result<(u64, Documents)> {
+        let (prefix, kind) = match self {
+            Self::Documents([prefix]) => (prefix, "recurse"),
+            Self::Around(prefix, _) => (prefix, "keys&separator=/"),
+        };
+        let path = format!("{}?consistent&index={index}&wait={}ms&{kind}", path(prefix), wait.as_millis());
+        // Consul adds up to a sixteenth, at random; the rest is for the network.
+        let timeout = wait + wait / 16 + Duration::from_secs(5);
+        let answer = client.query(prefix, path, timeout).await?;
+        match self {
+            Self::Documents(_) => listed(answer),
+            Self::Around(..) => Ok((indexed(&answer)?, Documents::new())),
+        }
+    }
+
+    /// What is under the target's prefixes, after its query has answered.
+    async fn seen(&self, consul: &Consul, answer: &Documents) -> Result<Token> {
+        match self {
+            Self::Documents(prefix) => Ok(Token::of(prefix, answer)),
+            Self::Around(_, prefixes) => Ok(consul.read(prefixes).await?.1),
+        }
+    }
+}
+
+async fn target_changed(consul: &Consul, target: &Target, token: &Token) -> Result<()> {
+    let mut calm = Calm::default();
+    loop {
+        let began = Instant::now();
+        let mut joined = consul.watches.join(consul, target, token);
+        let Ok(reply) = joined.reply.wait_for(Option::is_some).await.map(|reply| reply.clone()) else {
+            continue; // Somebody whose token differs has begun another query in its place.
+        };
+        let reply = reply.expect("waited for");
+        let (index, documents) = match &*reply {
+            Ok(answer) => answer,
+            Err(error) => {
+                consul.watches.forget(target, &joined.reply);
+                return Err(anyhow!("{error:#}"));
+            }
+        };
+        let seen = target.seen(consul, documents).await?;
+        if seen == *token {
+            consul.watches.remember(target, &joined.reply, Known { index: *index, token: seen });
+            calm.after(began.elapsed()).await;
+        } else if joined.may_be_old && matches!(target, Target::Documents(_)) {
+            consul.watches.forget(target, &joined.reply);
+        } else {
+            consul.watches.remember(target, &joined.reply, Known { index: *index, token: seen });
+            return Ok(());
+        }
+    }
+}
+
+/// Queries under way, and what the last ones answered. Shared by all clones of a [`Consul`].
+#[derive(Debug, Default)]
+pub(super) struct Watches(Mutex<HashMap<Target, Watched>>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    known: Option<Known>,
+    query: Option<Query>,
+}
+
+/// What was seen under a target's prefixes, at an index or later: a query from that index on misses no change of it.
+#[derive(Debug)]
+struct Known {
+    index: u64,
+    token: Token,
+}
+
+type Reply = Arc<Result<(u64, Documents)>>;
+
+/// A query under way, or answered. Ends with its [`Consul`].
+#[derive(Debug)]
+struct Query {
+    reply: watch::Receiver<Option<Reply>>,
+    task: AbortHandle,
+}
+
+/// A part in a query.
+struct Joined {
+    reply: watch::Receiver<Option<Reply>>,
+    /// The answer was there before we came, perhaps before our token.
+    may_be_old: bool,
+}
+
+impl Watches {
+    /// A part in the query that will tell when `target` is not as `token` has it: the one under way, or a new one.
+    fn join(&self, consul: &Consul, target: &Target, token: &Token) -> Joined {
+        let mut all = self.lock();
+        let watched = all.entry(target.clone()).or_default();
+        let last = watched.known.as_ref();
+        let known = last.filter(|known| known.token == *token);
+        if let Some(query) = watched.query.as_ref().filter(|query| !query.is_lost()) {
+            let may_be_old = query.reply.borrow().is_some();
+            // One that waits for the end of another state than the token's might do so for ever.
+            if may_be_old || known.is_some() || last.is_none() {
+                return Joined { reply: query.reply.clone(), may_be_old };
+            }
+        }
+        let query = Query::begin(consul, target, known.map_or(0, |known| known.index));
+        let reply = query.reply.clone();
+        watched.query = Some(query);
+        Joined { reply, may_be_old: false }
+    }
+
+    /// Notes what an answered query has shown, unless somebody else has done so.
+    fn remember(&self, target: &Target, reply: &watch::Receiver<Option<Reply>>, known: Known) {
+        if let Some(watched) = self.lock().get_mut(target).filter(|watched| watched.is_about(reply)) {
+            let backwards = watched.known.as_ref().is_some_and(|before| known.index < before.index);
+            let index = if backwards { 0 } else { known.index.max(1) };
+            *watched = Watched { known: Some(Known { index, ..known }), query: None };
+        }
+    }
+
+    /// Makes the next query begin anew.
+    fn forget(&self, target: &Target, reply: &watch::Receiver<Option<Reply>>) {
+        if let Some(watched) = self.lock().get_mut(target).filter(|watched| watched.is_about(reply)) {
+            *watched = Watched::default();
+        }
+    }
+
+    /// Drops what nobody watches any more, but for queries under way: they hold their connections anyway.
+    fn keep(&self, targets: &BTreeSet<Target>) {
+        let is_pending = |watched: &Watched| watched.query.as_ref().is_some_and(|query| query.reply.borrow().is_none());
+        self.lock().retain(|target, watched| targets.contains(target) || is_pending(watched));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Target, Watched>> {
+        self.0.lock().expect("nobody panics with it")
+    }
+}
+
+impl Watched {
+    fn is_about(&self, reply: &watch::Receiver<Option<Reply>>) -> bool {
+        self.query.as_ref().is_some_and(|query| query.reply.same_channel(reply))
+    }
+}
+
+impl Query {
+    fn begin(consul: &Consul, target: &Target, index: u64) -> Self {
+        let (sender, reply) = watch::channel(None);
+        // Not the `Consul`: it would keep itself alive.
+        let (client, wait, target) = (consul.client.clone(), consul.wait, target.clone());
+        let task = tokio::spawn(async move {
+            let answer = target.ask(&client, index, wait).await;
+            sender.send_replace(Some(Arc::new(answer)));
+        });
+        Self { reply, task: task.abort_handle() }
+    }
+
+    /// Whether it ended without an answer, as with its runtime.
+    fn is_lost(&self) -> bool {
+        self.reply.has_changed().is_err() && self.reply.borrow().is_none()
+    }
+}
+
+impl Drop for Query {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Patience with answers that come quickly and change nothing, such as those about a prefix under which nothing is: any
+/// write to the store ends a query about that.
+#[derive(Default)]
+struct Calm {
+    quick: u32,
+}
+
+impl Calm {
+    async fn after(&mut self, took: Duration) {
+        self.quick = if took < Duration::from_secs(1) { self.quick + 1 } else { 0 };
+        tokio::time::sleep(self.pause().mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+    }
+
+    fn pause(&self) -> Duration {
+        match self.quick {
+            // The first is the answer to the first question.
+            0..=2 => Duration::ZERO,
+            quick => Duration::from_millis(10 << (quick - 3).min(10)).min(Duration::from_secs(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefixes(texts: impl IntoIterator<Item = String>) -> Vec<Prefix> {
+        texts.into_iter().map(|text| Prefix::parse(&text).unwrap()).collect()
+    }
+
+    #[test]
+    fn few_prefixes_have_a_query_each() {
+        let few = prefixes((0..16).map(|n| format!("clusters/a{n}/dev/")));
+        assert_eq!(targets(few.clone()), few.into_iter().map(|prefix| Target::Documents([prefix])).collect());
+    }
+
+    #[test]
+    fn many_are_watched_by_what_is_around_them_and_a_nodes_own_by_itself() {
+        let clusters = prefixes((0..16).map(|n| format!("clusters/a{n}/dev/")));
+        let node = Prefix::parse("nodes/web1/").unwrap();
+        let all = [clusters.clone(), vec![node.clone()]].concat();
+        let around = Target::Around(Prefix::parse("clusters/").unwrap(), clusters);
+        assert_eq!(targets(all), BTreeSet::from([around, Target::Documents([node])]));
+    }
+
+    #[test]
+    fn no_set_of_prefixes_costs_more_than_sixteen_queries() {
+        let scattered = prefixes((0..40).map(|n| format!("top{n}/a/")));
+        assert_eq!(targets(scattered.clone()), BTreeSet::from([Target::Around(Prefix::everything(), scattered)]));
+        let everything = [prefixes((0..17).map(|n| format!("a/{n}/"))), vec![Prefix::everything()]].concat();
+        assert!(targets(everything).contains(&Target::Documents([Prefix::everything()])));
+    }
+
+    #[test]
+    fn patience_begins_late_and_ends_early() {
+        let pauses = (0..20).map(|quick| Calm { quick }.pause().as_millis()).collect::<Vec<_>>();
+        assert_eq!(pauses[..6], [0, 0, 0, 10, 20, 40]);
+        assert_eq!(pauses[19], 1000);
+    }
+}
