@@ -177,11 +177,11 @@ fn what_is_not_ours_is_not_touched_unless_it_is_adopted() {
     let status = host.path("stage/slug/supervise/status");
     eventually("it runs", SOON, || (fs::read(&status).ok()?.get(19) == Some(&1)).then_some(()));
     host.activate("1", json!({}));
-    let pass = host.once();
-    assert!(!pass.ok && pass.log.contains("give --adopt"), "{}", pass.log);
+    let refused = host.once();
+    assert!(!refused.ok && refused.log.contains("give --adopt"), "{}", refused.log);
     assert_eq!(fs::read(&status).unwrap()[19], 1);
-    let pass = pass(host.setlive().args(["--once", "--adopt"]));
-    assert!(pass.ok, "{}", pass.log);
+    let adopted = pass(host.setlive().args(["--once", "--adopt"]));
+    assert!(adopted.ok, "{}", adopted.log);
     host.serves("1");
 }
 
