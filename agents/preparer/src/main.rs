@@ -1,1 +1,38 @@
-fn main() {}
+//! The command `pp-preparer`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use preparer::{Preparer, Repo};
+
+/// Fetches and unpacks every version that intent names for this host.
+///
+/// For each app under nodes/<node>/ and each of its versions, "prep" and "active" alike, the active one first, it makes
+/// the directory <basedir>/installs/<app>_<version>/ out of the artifact <repo>/<app>/<app>_<version>.tar.gz. The
+/// directory appears whole or not at all, and is never touched again. Nothing is started: that is pp-setlive's. Without
+/// --once it stays, follows changes of intent as they come, and retries what failed.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLE)]
+struct Cli {
+    /// Where artifacts are: file:path, http://host/path or https://host/path
+    #[arg(long, value_name = "URL", default_value = "file:test_data/repo")]
+    repo: Repo,
+
+    #[command(flatten)]
+    common: converge::Args,
+}
+
+const EXAMPLE: &str = "\
+Example, version 0.2 of the app slug on this host:
+  pp-store put nodes/$(hostname)/slug '{\"cluster\": \"dev\"}'
+  pp-store put clusters/slug/dev/deploy_config '{\"basedir\": \"/srv/slug\"}'
+  pp-store put clusters/slug/dev/config '{\"versions\": {\"0.2\": \"prep\"}}'
+  pp-preparer --repo http://artifacts.example.com/ --once
+fetches http://artifacts.example.com/slug/slug_0.2.tar.gz and makes /srv/slug/installs/slug_0.2/ of it.";
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Whatever shell this was started from: the directories that lead to an install are for other users to read.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    converge::main(&cli.common, |_| Preparer::new(cli.repo))
+}

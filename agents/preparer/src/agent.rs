@@ -1,0 +1,73 @@
+//! The agent, as the loop sees it: what it does for one app, and what it would do.
+//!
+//! Ensures: a pass over a host that has everything writes nothing, not even a lock.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use converge::{Agent, Outcome, Task, Wanted, blocking};
+use reqwest::Client;
+use store::AppName;
+use store::intent::App;
+
+use crate::attempt::{Attempt, Guard};
+use crate::decide::{Plan, decide, install_name};
+use crate::fetch;
+use crate::install::Installs;
+use crate::repo::Repo;
+
+/// Makes every version in intent exist on the host.
+#[derive(Debug)]
+pub struct Preparer {
+    pub(crate) repo: Repo,
+    pub(crate) client: Client,
+}
+
+impl Preparer {
+    pub fn new(repo: Repo) -> Result<Self> {
+        Ok(Self { repo, client: fetch::client()? })
+    }
+}
+
+impl Agent for Preparer {
+    /// Nothing that is there is ever removed, so what is not wanted is nobody's business.
+    fn present(&self) -> Result<BTreeSet<AppName>> {
+        Ok(BTreeSet::new())
+    }
+
+    async fn converge(&self, mut task: Task) -> Result<Outcome> {
+        let Wanted::App(app) = task.wanted() else { return Ok(Outcome::Converged) };
+        if observe(&app).await?.is_empty() {
+            return Ok(Outcome::Converged);
+        }
+        let permit = task.permit().await;
+        let installs = Installs::of(&app);
+        let holding = installs.clone();
+        let Some(lock) = blocking(move || holding.lock()).await? else {
+            let dir = installs.dir().display();
+            return Ok(Outcome::Waiting(format!("another pp-preparer is at work on {dir}")));
+        };
+        Attempt::new(self, installs, Guard { _lock: lock, _permit: permit }).run(task).await?;
+        Ok(Outcome::Converged)
+    }
+
+    async fn plan(&self, mut task: Task) -> Result<Vec<String>> {
+        let Wanted::App(app) = task.wanted() else { return Ok(Vec::new()) };
+        let Plan { remove, prepare } = observe(&app).await?;
+        let installs = Installs::of(&app);
+        let at = |name: &str| installs.dir().join(name).display().to_string();
+        let remove = remove.iter().map(|stage| format!("remove {}, left by an interrupted pass", at(stage)));
+        let prepare = prepare.iter().map(|version| {
+            let artifact = self.repo.artifact(&app.name, version);
+            format!("fetch {artifact} and unpack it to {}", at(&install_name(&app.name, version)))
+        });
+        Ok(remove.chain(prepare).collect())
+    }
+}
+
+/// What is to be done, from what is there now.
+pub(crate) async fn observe(app: &App) -> Result<Plan> {
+    let installs = Installs::of(app);
+    let names = blocking(move || installs.names()).await?;
+    Ok(decide(app, &names))
+}

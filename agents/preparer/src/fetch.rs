@@ -1,0 +1,142 @@
+//! Fetching an artifact, from a file or over HTTP, as something to read.
+//!
+//! Ensures, over HTTP: it goes from the connection through a few buffers to whoever reads, never to memory or disk as a
+//! whole; a body that stops short, stalls or is cut off is an error of the fetch, and the reader never takes it for
+//! the end; when the reader goes away the fetch ends, and when the fetch goes away the reader gets an error.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bytes::{Buf, Bytes};
+use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Client, Response, StatusCode, Url};
+use tokio::sync::mpsc;
+
+/// To the server; also how long it may take to answer a connection that a firewall swallows.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Without a single byte.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+const MAX_REDIRECTS: usize = 5;
+
+/// Chunks between the connection and the reader; the HTTP client makes them at most a few hundred KiB each.
+const BUFFERED: usize = 8;
+
+/// The client that all fetches share.
+pub(crate) fn client() -> Result<Client> {
+    let builder = || {
+        let builder = store::http_client().connect_timeout(CONNECT_TIMEOUT).read_timeout(STALL_TIMEOUT);
+        builder.redirect(Policy::custom(redirect))
+    };
+    // A host without any CA certificates, for which the first fails, can still fetch from a plain server.
+    builder().build().or_else(|_| builder().tls_certs_only([]).build()).context("making an HTTP client")
+}
+
+fn redirect(attempt: Attempt) -> reqwest::redirect::Action {
+    let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+    if attempt.previous().len() > MAX_REDIRECTS {
+        attempt.error("too many redirects")
+    } else if from_https && attempt.url().scheme() != "https" {
+        attempt.error("a redirect from https to what is not")
+    } else {
+        attempt.follow()
+    }
+}
+
+/// Opens a file; `None` when there is no such thing.
+pub(crate) fn open(path: &Path) -> Result<Option<File>> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // Opening a pipe, say, would wait for whoever writes to it.
+        Ok(metadata) => ensure!(metadata.is_file(), "not a file"),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Some(File::open(path)?))
+}
+
+/// Asks for `url`; `None` when the server says that there is no such thing.
+pub(crate) async fn get(client: &Client, url: &Url) -> Result<Option<Response>> {
+    let response = client.get(url.clone()).send().await.map_err(reqwest::Error::without_url)?;
+    match response.status() {
+        StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
+        status => {
+            ensure!(status == StatusCode::OK, "the server answers {status}");
+            Ok(Some(response))
+        }
+    }
+}
+
+/// Two ends: what [`pump`] puts into one, a thread reads from the other.
+pub(crate) fn pipe() -> (mpsc::Sender<Bytes>, Body) {
+    let (sender, chunks) = mpsc::channel(BUFFERED);
+    (sender, Body { chunks, current: Bytes::new(), ended: false })
+}
+
+/// Passes the body on, to its end or until nobody reads any more.
+pub(crate) async fn pump(mut response: Response, to: mpsc::Sender<Bytes>) -> Result<()> {
+    while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
+        // An empty chunk marks the end, below.
+        if !chunk.is_empty() && to.send(chunk).await.is_err() {
+            return Ok(());
+        }
+    }
+    // Fails when nobody reads any more, which is no concern of the fetch.
+    let _ = to.send(Bytes::new()).await;
+    Ok(())
+}
+
+/// The body of an answer. Blocks: only for threads that may.
+pub(crate) struct Body {
+    chunks: mpsc::Receiver<Bytes>,
+    current: Bytes,
+    ended: bool,
+}
+
+impl Read for Body {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if self.current.is_empty() && !self.ended {
+            let stopped = || io::Error::new(io::ErrorKind::ConnectionAborted, "the fetch was stopped");
+            self.current = self.chunks.blocking_recv().ok_or_else(stopped)?;
+            self.ended = self.current.is_empty();
+        }
+        let length = self.current.len().min(to.len());
+        self.current.copy_to_slice(&mut to[..length]);
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn read(chunks: &'static [&[u8]]) -> io::Result<Vec<u8>> {
+        let (sender, mut body) = pipe();
+        let sending = thread::spawn(move || {
+            for chunk in chunks {
+                sender.blocking_send(Bytes::from_static(chunk)).unwrap();
+            }
+        });
+        let mut all = Vec::new();
+        let read = body.read_to_end(&mut all);
+        sending.join().unwrap();
+        read.map(|_| all)
+    }
+
+    #[test]
+    fn a_body_is_read_as_it_was_sent() {
+        assert_eq!(read(&[b"ab", b"c", b""]).unwrap(), b"abc");
+        assert_eq!(read(&[b""]).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_fetch_that_went_away_is_not_taken_for_the_end() {
+        assert_eq!(read(&[b"ab"]).unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert!(read(&[]).is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! The directory of an app's installs, `<basedir>/installs`: what is in it, and how something new gets there.
+//!
+//! Ensures: an install is there whole or not at all, also after a power failure; whatever fails leaves nothing of it
+//! behind; what is there already is never touched. Assumes that what writes here holds the lock.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use converge::files::{self, Lock};
+use rustix::fs::{Mode, OFlags, open, syncfs};
+use store::intent::App;
+
+use crate::decide::{Names, stage_name};
+use crate::remove;
+use crate::unpack::{Unpacked, unpack};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Installs {
+    dir: PathBuf,
+}
+
+impl Installs {
+    pub(crate) fn of(app: &App) -> Self {
+        Self { dir: app.basedir.path().join("installs") }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The names of all that is here; none, when there is no such directory yet.
+    pub(crate) fn names(&self) -> Result<Names> {
+        let names = || match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Names::new()),
+            Err(error) => Err(error),
+            // A name that is not UTF-8 is none of ours, and stays none of ours.
+            Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+        };
+        names().with_context(|| format!("listing {}", self.dir.display()))
+    }
+
+    /// `None` when another process holds the lock: it is at work here.
+    pub(crate) fn lock(&self) -> Result<Option<Lock>> {
+        files::directory(&self.dir)?;
+        Lock::try_hold(&self.dir.join(".lock"))
+    }
+
+    /// Removes what an interrupted pass left behind.
+    pub(crate) fn remove(&self, stage: &str) -> Result<()> {
+        remove::tree(&self.dir.join(stage))
+    }
+
+    /// Makes the install `name` out of an artifact.
+    pub(crate) fn install(&self, name: &str, artifact: impl Read) -> Result<Unpacked> {
+        let (stage, place) = (self.dir.join(stage_name(name)), self.dir.join(name));
+        let installed = fill(&stage, artifact).and_then(|unpacked| put(&stage, &place).map(|()| unpacked));
+        installed.map_err(|error| match remove::tree(&stage) {
+            Ok(()) => error,
+            Err(left) => anyhow!("{error:#}; and what was unpacked is still there: {left:#}"),
+        })
+    }
+}
+
+/// Unpacks into a new directory, and has all of it on disk.
+fn fill(stage: &Path, artifact: impl Read) -> Result<Unpacked> {
+    // Nobody else's until it is whole.
+    DirBuilder::new().mode(0o700).create(stage).with_context(|| format!("creating {}", stage.display()))?;
+    let root = open_directory(stage).with_context(|| format!("opening {}", stage.display()))?;
+    let unpacked = unpack(artifact, root.try_clone().context("opening it again")?)?;
+    let sync = || {
+        fs::set_permissions(stage, Permissions::from_mode(0o755))?;
+        // Once for all files: an fsync of each takes many times as long.
+        syncfs(&root).map_err(io::Error::from)
+    };
+    sync().with_context(|| format!("syncing {}", stage.display()))?;
+    Ok(unpacked)
+}
+
+fn put(stage: &Path, place: &Path) -> Result<()> {
+    // A rename could replace nothing but an empty directory; that is somebody's too.
+    ensure!(fs::symlink_metadata(place).is_err(), "{} appeared meanwhile", place.display());
+    let put = || {
+        fs::rename(stage, place)?;
+        files::sync_parent(place)
+    };
+    put().with_context(|| format!("putting it at {}", place.display()))
+}
+
+fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+    open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
