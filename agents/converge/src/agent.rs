@@ -13,8 +13,8 @@ pub trait Agent: 'static {
     /// The apps that this agent has something of on this host, whether intent names them or not.
     fn present(&self) -> Result<BTreeSet<AppName>>;
 
-    /// Observes one app, decides and acts: once. Only called for apps that are neither invalid nor held, and never
-    /// twice at a time for the same app.
+    /// Observes one app, decides and acts: once. Not called for apps that are held, and never twice at a time for the
+    /// same app.
     ///
     /// # Errors
     /// What kept the app from converging, in words that stay the same while the reason does: a repeated one is not
@@ -41,6 +41,9 @@ pub enum Wanted {
     /// The listing that was read does not name the app. Not a reason to remove anything: see
     /// [`store::intent::looks_gone`].
     Unnamed,
+    /// Nobody can tell: the app is invalid, or no intent was ever read. Finish what was begun, so that a crash and a
+    /// store that is away do not together keep an app down; begin nothing.
+    Unknown,
 }
 
 /// What all of a process's tasks share.

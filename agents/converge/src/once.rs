@@ -1,9 +1,10 @@
 //! One pass over all apps, and what one would do.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use store::AppName;
 use store::intent::{self, Invalid};
 use tokio::sync::watch;
@@ -41,7 +42,7 @@ pub(crate) async fn plan<A: Agent>(agent: &Rc<A>, host: &Host, format: LogFormat
     for task in tasks {
         let app = task.app.clone();
         match agent.plan(task).await {
-            Ok(steps) => print_plan(&app, &steps, format),
+            Ok(steps) => print_plan(&app, &steps, format)?,
             Err(error) => {
                 error!(%app, "{error:#}");
                 failed = true;
@@ -51,11 +52,13 @@ pub(crate) async fn plan<A: Agent>(agent: &Rc<A>, host: &Host, format: LogFormat
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn print_plan(app: &AppName, steps: &[String], format: LogFormat) {
+fn print_plan(app: &AppName, steps: &[String], format: LogFormat) -> Result<()> {
+    let mut out = std::io::stdout().lock();
     match format {
-        LogFormat::Text => steps.iter().for_each(|step| println!("{app}: {step}")),
-        LogFormat::Json => println!("{}", serde_json::json!({"app": app, "plan": steps})),
+        LogFormat::Text => steps.iter().try_for_each(|step| writeln!(out, "{app}: {step}")),
+        LogFormat::Json => writeln!(out, "{}", serde_json::json!({"app": app, "plan": steps})),
     }
+    .context("printing the plan")
 }
 
 /// A task for every app that may be touched, and whether any other has failed already, by being invalid.
@@ -68,11 +71,12 @@ async fn tasks<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<(Vec<Task>, bool)
     }
     let mut tasks = Vec::new();
     for (app, verdict) in verdicts(intent, agent.present()?) {
+        if let Some(wanted) = verdict.wanted() {
+            let wanted = watch::Sender::new(wanted).subscribe();
+            tasks.push(Task { app: app.clone(), host: host.clone(), wanted });
+        }
         match verdict {
-            Verdict::Converge(wanted) => {
-                let wanted = watch::Sender::new(wanted).subscribe();
-                tasks.push(Task { app, host: host.clone(), wanted });
-            }
+            Verdict::Converge(_) => {}
             Verdict::Held => info!(%app, "{}", Verdict::HELD),
             Verdict::Invalid(invalid) => {
                 error!(%app, "held as it is: {invalid}");

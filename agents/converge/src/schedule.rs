@@ -1,8 +1,9 @@
 //! Which app is attempted when: at once when its intent changed, again after a back-off when it failed, soon when it
 //! waits for something, and from time to time to find what changed on the host without anybody saying so.
 //!
-//! Ensures: apps are attempted independently of each other, and never the same app twice at a time; an app that is
-//! invalid or held is not attempted; the same reason is not logged twice in a row.
+//! Ensures: apps are attempted independently of each other, and never the same app twice at a time; an app that is held
+//! is not attempted, and one that is invalid only to finish what was begun; the same reason is not logged twice in a
+//! row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -30,6 +31,15 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
+    /// What an attempt at the app is told; `None` when there is to be none.
+    pub(crate) fn wanted(&self) -> Option<Wanted> {
+        match self {
+            Self::Converge(wanted) => Some(wanted.clone()),
+            Self::Invalid(_) => Some(Wanted::Unknown),
+            Self::Held => None,
+        }
+    }
+
     pub(crate) const HELD: &str = "held: intent says \"hold\": true for this app on this node";
 }
 
@@ -52,7 +62,7 @@ pub(crate) fn verdicts(intent: NodeIntent, present: BTreeSet<AppName>) -> BTreeM
 pub(crate) async fn keep_converging<A: Agent>(
     agent: Rc<A>,
     host: Host,
-    mut intents: mpsc::Receiver<NodeIntent>,
+    mut intents: mpsc::Receiver<Option<NodeIntent>>,
     interval: Duration,
 ) -> ExitCode {
     let mut schedule = Schedule { agent, host, interval, slots: BTreeMap::new(), running: JoinSet::new() };
@@ -60,7 +70,8 @@ pub(crate) async fn keep_converging<A: Agent>(
         let due = schedule.start_what_is_due();
         tokio::select! {
             intent = intents.recv() => match intent {
-                Some(intent) => schedule.apply(intent),
+                Some(Some(intent)) => schedule.apply(intent),
+                Some(None) => schedule.finish_what_was_begun(),
                 None => return ExitCode::FAILURE,
             },
             Some(done) = schedule.running.join_next() => match done {
@@ -134,16 +145,19 @@ impl Slot {
 }
 
 impl<A: Agent> Schedule<A> {
+    /// No intent was ever read: all that can be done is to finish what an agent before this one began.
+    fn finish_what_was_begun(&mut self) {
+        let unknown = |app| (app, Slot::new(Verdict::Converge(Wanted::Unknown)));
+        self.slots = self.present().into_iter().map(unknown).collect();
+        self.tell();
+    }
+
     /// Takes over new intent: what changed is due now.
     fn apply(&mut self, intent: NodeIntent) {
         for stray in &intent.strays {
             warn!("ignored: {stray}");
         }
-        let present = self.agent.present().unwrap_or_else(|error| {
-            error!("{error:#}");
-            BTreeSet::new()
-        });
-        let mut verdicts = verdicts(intent, present);
+        let mut verdicts = verdicts(intent, self.present());
         for (app, _) in self.slots.iter().filter(|(_, slot)| slot.running) {
             verdicts.entry(app.clone()).or_insert(Verdict::Converge(Wanted::Unnamed));
         }
@@ -160,22 +174,34 @@ impl<A: Agent> Schedule<A> {
                 }
             }
         }
+        self.tell();
+    }
+
+    fn present(&self) -> BTreeSet<AppName> {
+        self.agent.present().unwrap_or_else(|error| {
+            error!("{error:#}");
+            BTreeSet::new()
+        })
+    }
+
+    /// Tells running attempts what is wanted now, and people which apps are left alone.
+    fn tell(&mut self) {
         for (app, slot) in &mut self.slots {
-            let text = match &slot.verdict {
-                Verdict::Converge(wanted) => {
-                    let differs = *slot.wanted.borrow() != *wanted;
-                    if differs {
-                        slot.wanted.send_replace(wanted.clone());
+            if let Some(wanted) = slot.verdict.wanted() {
+                slot.wanted.send_if_modified(|before| std::mem::replace(before, wanted.clone()) != wanted);
+            }
+            match slot.verdict.clone() {
+                Verdict::Converge(_) => {}
+                Verdict::Held => {
+                    if slot.is_news(Verdict::HELD) {
+                        info!(%app, "{}", Verdict::HELD);
                     }
-                    continue;
                 }
-                Verdict::Held => Verdict::HELD.to_owned(),
-                Verdict::Invalid(invalid) => format!("held as it is: {invalid}"),
-            };
-            if slot.is_news(&text) {
-                match slot.verdict {
-                    Verdict::Invalid(_) => error!(%app, "{text}"),
-                    Verdict::Converge(_) | Verdict::Held => info!(%app, "{text}"),
+                Verdict::Invalid(invalid) => {
+                    let text = format!("held as it is: {invalid}");
+                    if slot.is_news(&text) {
+                        error!(%app, "{text}");
+                    }
                 }
             }
         }
@@ -186,7 +212,7 @@ impl<A: Agent> Schedule<A> {
         let now = Instant::now();
         let mut next = None;
         for (app, slot) in &mut self.slots {
-            if slot.running || !matches!(slot.verdict, Verdict::Converge(_)) {
+            if slot.running || slot.verdict == Verdict::Held {
                 continue;
             }
             if slot.due > now {
@@ -211,7 +237,7 @@ impl<A: Agent> Schedule<A> {
             Ok(Outcome::Converged) => {
                 slot.failing.reset();
                 slot.waiting.reset();
-                if slot.said.take().is_some() {
+                if matches!(slot.verdict, Verdict::Converge(_)) && slot.said.take().is_some() {
                     info!(%app, "converged");
                 }
             }
@@ -261,9 +287,13 @@ mod tests {
         }
 
         async fn converge(&self, mut task: Task) -> Result<Outcome> {
-            let _ = task.wanted();
+            let wanted = match task.wanted() {
+                Wanted::App(_) => "App",
+                Wanted::Unnamed => "Unnamed",
+                Wanted::Unknown => "Unknown",
+            };
             let at = self.start.get_or_init(Instant::now).elapsed();
-            self.began.borrow_mut().push((task.app.to_string(), at));
+            self.began.borrow_mut().push((format!("{} {wanted}", task.app), at));
             let mine = self.script.borrow().iter().position(|(app, _)| *app == task.app);
             let step = mine.and_then(|index| self.script.borrow_mut().remove(index));
             match step.map(|(_, step)| step) {
@@ -308,6 +338,14 @@ mod tests {
 
     /// Runs the schedule for some virtual time on each of the intents, and tells which attempts began when.
     async fn run(script: Vec<(&str, Step)>, intents: Vec<NodeIntent>, each: Duration) -> Vec<(String, Duration)> {
+        run_on(script, intents.into_iter().map(Some).collect(), each).await
+    }
+
+    async fn run_on(
+        script: Vec<(&str, Step)>,
+        intents: Vec<Option<NodeIntent>>,
+        each: Duration,
+    ) -> Vec<(String, Duration)> {
         let agent = Rc::new(Scripted::default());
         *agent.script.borrow_mut() = script.into_iter().map(|(app, step)| (app.parse().unwrap(), step)).collect();
         agent.start.get_or_init(Instant::now);
@@ -333,7 +371,7 @@ mod tests {
     }
 
     fn times(began: &[(String, Duration)], app: &str) -> Vec<f64> {
-        began.iter().filter(|(name, _)| name == app).map(|(_, at)| at.as_secs_f64()).collect()
+        began.iter().filter(|(name, _)| name.split(' ').next() == Some(app)).map(|(_, at)| at.as_secs_f64()).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -372,10 +410,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn invalid_and_held_apps_are_left_alone_and_unnamed_ones_that_are_present_are_not() {
+    async fn held_apps_are_left_alone_and_those_of_which_nothing_is_known_only_finish_what_was_begun() {
         let intents = vec![intent(&[("a", "invalid"), ("b", "hold")])];
         let began = run(Vec::new(), intents, Duration::from_secs(5)).await;
-        assert_eq!(began.iter().map(|(app, _)| app.as_str()).collect::<Vec<_>>(), ["left"]);
+        assert_eq!(began.iter().map(|(app, _)| app.as_str()).collect::<Vec<_>>(), ["a Unknown", "left Unnamed"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_store_what_was_begun_is_finished_and_intent_takes_over_when_it_comes() {
+        let began = run_on(Vec::new(), vec![None, Some(intent(&[("a", "1")]))], Duration::from_secs(5)).await;
+        let began = began.iter().map(|(app, _)| app.as_str()).collect::<Vec<_>>();
+        assert_eq!(began, ["left Unknown", "a App", "left Unnamed"]);
     }
 
     #[tokio::test(start_paused = true)]

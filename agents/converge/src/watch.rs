@@ -1,4 +1,5 @@
-//! The stream of what this node shall run: one value at the start, and one after each change.
+//! The stream of what this node shall run: one value at the start, and one after each change; or first that nobody
+//! knows, when the store does not answer.
 //!
 //! Ensures: only what was read as a whole is passed on; a store that is down, hangs or answers nonsense is a line in the
 //! log, once, and then tried again. What was known before stays in force meanwhile.
@@ -15,7 +16,7 @@ use crate::agent::Host;
 use crate::backoff::Backoff;
 
 /// Watches the store until the receiver is dropped.
-pub(crate) fn intents(host: &Host) -> mpsc::Receiver<NodeIntent> {
+pub(crate) fn intents(host: &Host) -> mpsc::Receiver<Option<NodeIntent>> {
     let (sender, receiver) = mpsc::channel(1);
     let host = host.clone();
     tokio::task::spawn_local(async move {
@@ -27,14 +28,16 @@ pub(crate) fn intents(host: &Host) -> mpsc::Receiver<NodeIntent> {
     receiver
 }
 
-async fn watch(host: &Host, sender: &mpsc::Sender<NodeIntent>) {
+async fn watch(host: &Host, sender: &mpsc::Sender<Option<NodeIntent>>) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
     let mut said = None;
     let mut seen = None;
+    let mut told = false;
     loop {
         match step(host, sender, &mut seen).await {
             Ok(()) => {
                 backoff.reset();
+                told = true;
                 if said.take().is_some() {
                     info!("the store answers again");
                 }
@@ -47,6 +50,9 @@ async fn watch(host: &Host, sender: &mpsc::Sender<NodeIntent>) {
                     error!("{text}; everything stays as it is, trying again");
                     said = Some(text);
                 }
+                if !std::mem::replace(&mut told, true) {
+                    let _ = sender.send(None).await;
+                }
                 // What changes from here on is found by reading, not by waiting on a connection that failed.
                 seen = None;
                 tokio::time::sleep(backoff.delay()).await;
@@ -56,7 +62,7 @@ async fn watch(host: &Host, sender: &mpsc::Sender<NodeIntent>) {
 }
 
 /// Waits for a change to what was seen, if anything was; then reads and passes on.
-async fn step(host: &Host, sender: &mpsc::Sender<NodeIntent>, seen: &mut Option<Token>) -> Result<()> {
+async fn step(host: &Host, sender: &mpsc::Sender<Option<NodeIntent>>, seen: &mut Option<Token>) -> Result<()> {
     if let Some(token) = seen {
         host.store.wait(token).await?;
     }
@@ -66,6 +72,6 @@ async fn step(host: &Host, sender: &mpsc::Sender<NodeIntent>, seen: &mut Option<
         info!("no app is meant for this node: there is nothing under nodes/{}/", host.node);
     }
     // Nobody is left to tell only when the process is about to end.
-    let _ = sender.send(intent).await;
+    let _ = sender.send(Some(intent)).await;
     Ok(())
 }

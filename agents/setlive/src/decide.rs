@@ -20,6 +20,8 @@ pub(crate) enum Goal {
     Unprepared { version: Version, install: PathBuf },
     /// Run nothing: no version is active, or the app has left this node for good.
     Nothing { why: &'static str },
+    /// What is wanted is not known: finish what was begun, if anything was.
+    Finish,
 }
 
 /// What was seen of the app on this host.
@@ -112,6 +114,10 @@ pub(crate) fn decide(goal: &Goal, seen: &Seen) -> Decision {
             }
         }
         Goal::Run(wanted) => run(wanted, seen),
+        Goal::Finish => match seen.record.as_ref().and_then(|record| record.converging.clone()) {
+            None => Decision::Converged,
+            Some(begun) => toward_or_back(&begun, seen),
+        },
     }
 }
 
@@ -119,7 +125,7 @@ pub(crate) fn decide(goal: &Goal, seen: &Seen) -> Decision {
 pub(crate) fn candidates<'a>(goal: &'a Goal, record: Option<&'a Record>) -> Vec<&'a Definition> {
     let wanted = match goal {
         Goal::Run(wanted) => Some(wanted),
-        Goal::Unprepared { .. } | Goal::Nothing { .. } => None,
+        Goal::Unprepared { .. } | Goal::Nothing { .. } | Goal::Finish => None,
     };
     let recorded = record.into_iter().flat_map(|record| record.healthy.iter().chain(&record.converging));
     wanted.into_iter().chain(recorded).collect()
@@ -142,7 +148,7 @@ fn not_ours(goal: &Goal, seen: &Seen) -> Option<String> {
                 "there is a service {service} that is not ours: remove it, or give --adopt to take it over (and restart it)"
             ))
         }
-        (_, Goal::Unprepared { .. } | Goal::Nothing { .. }) => None,
+        (_, Goal::Unprepared { .. } | Goal::Nothing { .. } | Goal::Finish) => None,
     }
 }
 
@@ -153,6 +159,12 @@ fn run(wanted: &Definition, seen: &Seen) -> Decision {
     if !past.is_empty() {
         return Decision::Forget(past);
     }
+    toward_or_back(wanted, seen)
+}
+
+/// Towards `wanted`, or back to what was healthy when that has failed.
+fn toward_or_back(wanted: &Definition, seen: &Seen) -> Decision {
+    let Some(record) = &seen.record else { return toward(wanted, seen) };
     let digest = wanted.digest();
     match (record.failed.get(&digest), &record.healthy) {
         (Some(failure), Some(healthy)) if healthy.digest() != digest => match toward(healthy, seen) {

@@ -21,6 +21,12 @@ const STEADY: Duration = Duration::from_secs(2);
 /// And has failed when it keeps dying for this long.
 const STEADY_DEADLINE: Duration = Duration::from_secs(10);
 
+/// The client for HTTP checks: asks this host only, and a process that is no more cannot answer on an old connection.
+pub(crate) fn client() -> reqwest::Result<reqwest::Client> {
+    let direct = store::http_client().no_proxy().redirect(reqwest::redirect::Policy::none());
+    direct.pool_max_idle_per_host(0).build()
+}
+
 /// How waiting for health ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {

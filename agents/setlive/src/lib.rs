@@ -82,7 +82,7 @@ impl Setlive {
             places: service::Places { stage, runit: existing(&places.runit)?, builder: builder.transpose()? },
             control: places.sv.clone().map_or(Control::Supervise, Control::Sv),
             adopt: places.adopt,
-            http: store::http_client().no_proxy().build().context("setting up an HTTP client")?,
+            http: health::client().context("setting up an HTTP client")?,
         })
     }
 }
@@ -143,7 +143,7 @@ impl Setlive {
         let record = self.records.load(&task.app)?;
         let foreign = |record: &Record| record.node != task.host.node || record.source != Source::Store;
         Ok(match (wanted, record) {
-            (Wanted::Unnamed, record) => record.is_none_or(|record| foreign(&record)),
+            (Wanted::Unnamed | Wanted::Unknown, record) => record.is_none_or(|record| foreign(&record)),
             (Wanted::App(app), None) => app.active.is_none(),
             (Wanted::App(_), Some(record)) if record.node != task.host.node && !self.adopt => {
                 bail!("runs here for another node, {}: give --node {0}, or --adopt to take it over", record.node)
@@ -165,6 +165,7 @@ impl Setlive {
     fn goal(&self, app: &AppName, wanted: &Wanted) -> Result<Goal> {
         let wanted = match wanted {
             Wanted::App(app) => app,
+            Wanted::Unknown => return Ok(Goal::Finish),
             Wanted::Unnamed => return Ok(Goal::Nothing { why: "it was taken off this node" }),
         };
         let Some(version) = &wanted.active else { return Ok(Goal::Nothing { why: "no version is active" }) };

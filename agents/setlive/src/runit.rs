@@ -136,7 +136,7 @@ fn control(dir: &Path, commands: &[u8]) -> Result<()> {
 
 async fn stop(dir: &Path, patience: Duration) -> Result<()> {
     let Some(status) = supervised(dir)? else { bail!("no runsv looks after {}: is runsvdir running?", dir.display()) };
-    let group = status.pid.and_then(|pid| own_group(pid));
+    let group = status.pid.and_then(own_group);
     control(dir, b"d")?;
     let is_down = || Ok(supervised(dir)?.is_some_and(|status| status.pid.is_none()));
     if !until(patience, is_down).await? {

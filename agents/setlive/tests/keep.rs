@@ -165,6 +165,32 @@ fn a_signal_ends_the_agent_at_once_while_it_waits_for_health() {
 }
 
 #[test]
+fn what_a_killed_agent_had_begun_is_finished_also_without_a_store() {
+    let host = live();
+    // As a kill between stop and start leaves it.
+    let mut record = host.record();
+    record["converging"] = record["healthy"].clone();
+    fs::write(host.path("stage/.platypus/slug.json"), record.to_string()).unwrap();
+    let down = || {
+        let sv = Command::new("sv").args(["-w", "10", "down"]).arg(host.path("service/slug")).status().unwrap();
+        assert!(sv.success());
+    };
+    down();
+    host.put_text("clusters/slug/dev/config", "{");
+    let pass = host.once();
+    assert!(!pass.ok && pass.log.contains("held as it is"), "{}", pass.log);
+    host.serves("1");
+
+    fs::write(host.path("stage/.platypus/slug.json"), record.to_string()).unwrap();
+    down();
+    fs::rename(host.path("store"), host.path("lost")).unwrap();
+    let agent = host.watch(host.setlive());
+    host.serves("1");
+    agent.says("slug: 1 is live");
+    agent.stop();
+}
+
+#[test]
 fn what_is_not_ours_is_not_touched_unless_it_is_adopted() {
     let host = Host::new();
     host.install(&Slug::new("1", Behaviour::Good));

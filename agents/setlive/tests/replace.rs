@@ -68,8 +68,7 @@ fn a_first_version_that_is_not_healthy_stays_started_and_is_reported() {
     host.activate("1", json!({}));
     let pass = host.once();
     assert!(!pass.ok && pass.log.contains("nothing to go back to"), "{}", pass.log);
-    let pid = eventually("it runs", SOON, || http_get(host.port, "/")).0;
-    assert_eq!(pid, 200);
+    assert_eq!(eventually("it runs", SOON, || http_get(host.port, "/")).0, 200);
     let lines = host.record()["failed"].as_object().unwrap().values().next().unwrap()["log"].as_array().unwrap().len();
     assert!(lines > 0, "its last log lines are kept");
     assert!(!host.once().ok, "as long as it is so, it is said");

@@ -205,9 +205,9 @@ struct Host {
 /// The steps that `act` takes, each safe to be the last.
 #[derive(Clone, Debug)]
 enum Step {
-    Save(Record),
+    Save(Box<Record>),
     Stop,
-    Write(Definition),
+    Write(Box<Definition>),
     Start,
     RemoveService,
     RemoveRecord,
@@ -232,30 +232,28 @@ impl Host {
     /// What `act` does for a decision; `None` when it is one that changes nothing.
     fn steps(&self, decision: Decision) -> Option<Vec<Step>> {
         let record = || self.record.clone().expect("decided on a record");
+        let save = |record: Record| Step::Save(Box::new(record));
+        let write = |definition: Definition| Step::Write(Box::new(definition));
         let judged = |to: &Definition, record: Record| {
-            Step::Save(if self.is_healthy(&to.version) {
-                record.arrived(to)
-            } else {
-                failed(record, to.version.as_str())
-            })
+            save(if self.is_healthy(&to.version) { record.arrived(to) } else { failed(record, to.version.as_str()) })
         };
         Some(match decision {
             Decision::Converged | Decision::Wait(_) | Decision::Refuse(_) | Decision::FellBack { .. } => return None,
-            Decision::Recheck(to, _) if self.is_healthy(&to.version) => vec![Step::Save(record().arrived(&to))],
+            Decision::Recheck(to, _) if self.is_healthy(&to.version) => vec![save(record().arrived(&to))],
             Decision::Recheck(..) => return None,
             Decision::Forget(digests) => {
                 let mut record = record();
                 record.failed.retain(|digest, _| !digests.contains(digest));
-                vec![Step::Save(record)]
+                vec![save(record)]
             }
-            Decision::Repair(to) => vec![Step::Write(to)],
-            Decision::Note(to) => vec![Step::Save(Record { healthy: Some(to), ..record() })],
+            Decision::Repair(to) => vec![write(to)],
+            Decision::Note(to) => vec![save(Record { healthy: Some(to), ..record() })],
             Decision::Start(_) => vec![Step::Start],
             Decision::AwaitHealth(to) => vec![judged(&to, record())],
             Decision::Replace { to, .. } => {
                 let begun =
                     self.record.clone().unwrap_or_else(|| Record::new(&"web1".parse().unwrap(), &to)).begun(&to);
-                vec![Step::Save(begun.clone()), Step::Stop, Step::Write(to.clone()), Step::Start, judged(&to, begun)]
+                vec![save(begun.clone()), Step::Stop, write(to.clone()), Step::Start, judged(&to, begun)]
             }
             Decision::RemoveServices(_) => unreachable!("there is one service"),
             Decision::Remove { .. } => vec![Step::Stop, Step::RemoveService, Step::RemoveRecord],
@@ -264,13 +262,13 @@ impl Host {
 
     fn apply(&mut self, step: Step) {
         match step {
-            Step::Save(record) => self.record = Some(record),
+            Step::Save(record) => self.record = Some(*record),
             Step::Stop => {
                 assert!(self.running.is_none() || self.record.is_some(), "nothing is stopped that is not recorded");
                 (self.told_to_run, self.running) = (false, None);
             }
             Step::Write(to) => {
-                (self.files, self.linked) = (Some(to), true);
+                (self.files, self.linked) = (Some(*to), true);
             }
             Step::Start => {
                 let files = self.files.clone().expect("started without files");
