@@ -65,12 +65,15 @@ impl Consul {
     }
 
     pub(crate) async fn read(&self, prefixes: &[Prefix]) -> Result<(Documents, Token)> {
-        let documents = match prefixes {
+        let everything = [Prefix::everything()];
+        // A transaction takes no empty prefix, and nothing is missing from everything.
+        let asked = if prefixes.contains(&everything[0]) { &everything } else { prefixes };
+        let documents = match asked {
             [] => Documents::new(),
             [prefix] => {
                 listed(self.client.query(prefix, format!("{}?recurse&consistent", path(prefix)), TIMEOUT).await?)?.1
             }
-            _ => self.read_all(prefixes).await?,
+            _ => self.read_all(asked).await?,
         };
         let token = Token::of(prefixes, &documents);
         Ok((documents, token))

@@ -1,11 +1,13 @@
 //! Requests to Consul, and errors that say what was asked of whom, what it answered and what to do.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::rule;
 use super::settings::{Address, Settings, TokenSource};
@@ -102,11 +104,20 @@ impl Answer {
 
     /// What an answer says that all is not well.
     pub(super) fn error(&self) -> anyhow::Error {
-        let text = String::from_utf8_lossy(&self.body);
+        let text = self.says();
         let first = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("without a word");
         let first = first.chars().take(300).collect::<String>();
         let advice = self.advice(&first).map(|advice| format!("; {advice}")).unwrap_or_default();
         anyhow!("{}: {}: {first}{advice}", self.asked, self.status.as_u16())
+    }
+
+    /// Text, but for a transaction, which lists what is wrong.
+    fn says(&self) -> Cow<'_, str> {
+        let json = serde_json::from_slice::<Value>(&self.body).unwrap_or_default();
+        match json.pointer("/Errors/0/What") {
+            Some(Value::String(what)) => what.clone().into(),
+            _ => String::from_utf8_lossy(&self.body),
+        }
     }
 
     fn advice(&self, says: &str) -> Option<String> {
@@ -187,6 +198,7 @@ mod tests {
             (403, "Permission denied", "needs key_prefix \"nodes/web1/\" { policy = \"read\" }"),
             (403, "ACL not found", "does not know the token"),
             (502, "\n", "502: without a word"),
+            (409, r#"{"Results":null,"Errors":[{"OpIndex":0,"What":"no such verb"}]}"#, "409: no such verb"),
             (404, "<html>", "this is not Consul's HTTP API"),
         ] {
             let error = answer(status, body).error().to_string();

@@ -129,7 +129,7 @@ impl Tls {
     fn authorities(&self) -> Result<Vec<Certificate>> {
         let mut files = self.authorities.iter().cloned().collect::<Vec<_>>();
         if let (true, Some(directory)) = (files.is_empty(), &self.authorities_directory) {
-            let listed = std::fs::read_dir(directory).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+            let listed = std::fs::read_dir(directory).and_then(Iterator::collect::<Result<Vec<_>, _>>);
             let listed = listed.with_context(|| format!("CONSUL_CAPATH {}", directory.display()))?;
             files.extend(listed.iter().map(std::fs::DirEntry::path).filter(|path| path.is_file()));
         }

@@ -31,7 +31,7 @@ pub(super) fn read(root: &Path, prefixes: &[Prefix], listing: &mut dyn FnMut(&Pa
     ensure_root(root)?;
     let mut walk = Walk { root, documents: Documents::new(), above: Vec::new(), listing };
     for prefix in prefixes {
-        walk.directory(&root.join(prefix.as_str()), prefix.as_str());
+        walk.directory(&directory(root, prefix), prefix.as_str());
     }
     let mut documents = walk.documents;
     // What was not found may have gone with the whole root.
@@ -48,6 +48,15 @@ pub(super) fn get(root: &Path, key: &Key) -> Result<Option<Document>> {
     let document = document_at(root, &path(root, key)).map_err(|reason| anyhow!("{key}: {reason}"))?;
     ensure_root(root)?;
     Ok(document)
+}
+
+/// Where the documents under `prefix` are. Without a slash at the end, which would make the kernel follow a link where we
+/// ask about the link itself.
+fn directory(root: &Path, prefix: &Prefix) -> PathBuf {
+    match prefix.as_str().strip_suffix('/') {
+        Some(path) => root.join(path),
+        None => root.to_owned(),
+    }
 }
 
 /// Where the document under `key` is.
@@ -101,7 +110,7 @@ impl Walk<'_> {
             return Err(format!("{} is too deep: a key has at most {MOST_NAMES} names", path.display()));
         }
         self.above.push(identity);
-        let listed = fs::read_dir(path).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+        let listed = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         for entry in listed.iter().flatten() {
             self.entry(entry, key);
         }

@@ -159,3 +159,36 @@ impl Interest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Directory;
+
+    #[tokio::test]
+    async fn a_change_that_inotify_cannot_tell_of_is_found_by_a_sweep() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = Directory::open(root.path().to_owned());
+        let prefix = Prefix::parse("nodes/web1/").unwrap();
+        let (_, token) = directory.read(&[prefix]).await.unwrap();
+        let mut changed = std::pin::pin!(changed(root.path(), &token, None));
+        assert!(tokio::time::timeout(POLL * 2, &mut changed).await.is_err());
+        std::fs::create_dir_all(root.path().join("nodes/web1")).unwrap();
+        std::fs::write(root.path().join("nodes/web1/slug.json"), "{}").unwrap();
+        tokio::time::timeout(POLL * 5, changed).await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn on_the_way_to_a_prefix_only_the_next_step_matters() {
+        let interest = |only: Option<&str>| Interest { prefix: Prefix::everything(), only: only.map(Into::into) };
+        for (only, name, matters) in [
+            (Some("web1"), Some("web1"), true),
+            (Some("web1"), Some("web10"), false),
+            (Some("web1"), None, true),
+            (None, Some("slug.json"), true),
+            (None, None, true),
+        ] {
+            assert_eq!(interest(only).is_about(name.map(OsStr::new)), matters, "{only:?} {name:?}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What the store costs: requests, time and connections.
+
+mod place;
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use fixtures::{Consul, Proxy};
+use place::{Place, prefix, put, soon};
+use serde_json::json;
+use store::{NodeName, Store, intent};
+
+/// Gives the node `n<apps>` that many apps.
+fn add_node(consul: &Consul, apps: usize) -> NodeName {
+    let node = (0..apps).map(|n| (format!("nodes/n{apps}/app{n}"), r#"{"cluster": "dev"}"#.to_owned()));
+    put_all(consul, node);
+    format!("n{apps}").parse().unwrap()
+}
+
+fn add_clusters(consul: &Consul, apps: usize) {
+    let documents = (0..apps).flat_map(|n| {
+        [
+            (
+                format!("clusters/app{n}/dev/config"),
+                r#"{"versions": {"1": "active"}, "user_config": {"a": 1}}"#.to_owned(),
+            ),
+            (format!("clusters/app{n}/dev/deploy_config"), format!(r#"{{"basedir": "/srv/app{n}", "ports": [80]}}"#)),
+        ]
+    });
+    put_all(consul, documents);
+}
+
+fn put_all(consul: &Consul, documents: impl Iterator<Item = (String, String)>) {
+    let set = |(key, value): (String, String)| json!({"KV": {"Verb": "set", "Key": key, "Value": BASE64_STANDARD.encode(value)}});
+    let operations = documents.map(set).collect::<Vec<_>>();
+    for operations in operations.chunks(64) {
+        let answer = consul.http("PUT", "/v1/txn", &serde_json::to_vec(operations).unwrap());
+        assert_eq!(answer.0, 200, "{}", answer.1);
+    }
+}
+
+#[tokio::test]
+async fn a_pass_over_n_apps_costs_one_recursive_read_and_a_transaction_for_each_64() {
+    let place = Place::consul();
+    let consul = place.consul.as_ref().unwrap();
+    add_clusters(consul, 1000);
+    let proxy = Proxy::start(consul.addr());
+    for apps in [0, 1, 64, 65, 1000] {
+        let node = add_node(consul, apps);
+        let store = Store::open(Some(&proxy.url())).unwrap();
+        let before = proxy.requests();
+        let (intent, _) = intent::read(&store, &node).await.unwrap();
+        assert_eq!(intent.apps.values().filter(|app| app.is_ok()).count(), apps);
+        let lines = proxy.request_lines().split_off(before.try_into().unwrap());
+        assert_eq!(lines.len(), 1 + apps.div_ceil(64), "{apps} apps: {lines:#?}");
+    }
+    let direct = place.store();
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let began = Instant::now();
+        intent::read(&direct, &"n1000".parse().unwrap()).await.unwrap();
+        times.push(began.elapsed());
+    }
+    times.sort();
+    println!("1000 apps are read in {:?} (median), {:?} at first or worst", times[2], times[4]);
+    assert!(times[2] < Duration::from_secs(2), "{times:?}");
+}
+
+/// A Consul agent allows each address 200 connections, and one whose query was given up counts until that would have
+/// ended, for up to a minute.
+#[tokio::test]
+async fn an_agent_that_is_woken_hundreds_of_times_leaves_connections_for_others() {
+    let place = Place::consul();
+    let (store, other) = (place.store(), place.store());
+    let prefixes = (0..16).map(|n| prefix(&format!("clusters/app{n}/dev/"))).collect::<Vec<_>>();
+    for n in 0..300 {
+        let (_, token) = store.read(&prefixes).await.unwrap();
+        let change = async {
+            // So that each of the sixteen waits, most of the time.
+            tokio::task::yield_now().await;
+            put(&other, &format!("clusters/app{}/dev/config", n % 16), &n.to_string()).await;
+        };
+        let (woken, ()) = soon(async { tokio::join!(store.wait(&token), change) }).await;
+        woken.unwrap();
+    }
+    let addr = place.consul.as_ref().unwrap().addr();
+    let connections = (0..100).map(|_| TcpStream::connect(&addr).unwrap()).collect::<Vec<_>>();
+    assert_eq!(place.consul.as_ref().unwrap().http("GET", "/v1/status/leader", b"").0, 200);
+    drop(connections);
+}
+
+#[tokio::test]
+async fn a_wait_that_nothing_ends_asks_for_little() {
+    let place = Place::consul();
+    let proxy = Proxy::start(place.consul.as_ref().unwrap().addr());
+    let Store::Consul(consul) = Store::open(Some(&proxy.url())).unwrap() else { unreachable!("it is a Consul's URL") };
+    let store = Store::Consul(consul.waiting(Duration::from_millis(200)));
+    let clusters = (0..200).map(|n| prefix(&format!("clusters/app{n}/dev/"))).collect::<Vec<_>>();
+    for prefixes in [&clusters[..3], &clusters[..]] {
+        let (_, token) = store.read(prefixes).await.unwrap();
+        let before = proxy.requests();
+        assert!(tokio::time::timeout(Duration::from_millis(1100), store.wait(&token)).await.is_err());
+        // Six answers, each with a look at the documents: three of one request, or four for 200 prefixes.
+        let asked = proxy.requests() - before;
+        assert!((5..=40).contains(&asked), "{} prefixes: {asked} requests", prefixes.len());
+    }
+}

@@ -1,0 +1,123 @@
+//! A store of a test's own, of either kind.
+#![allow(dead_code, unreachable_pub, reason = "each test program has this as a module, and uses another part of it")]
+
+use std::fs;
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fixtures::{Consul, Scratch};
+use store::{Document, Documents, Key, Prefix, Store};
+
+/// For whatever must happen: a test machine may be slow.
+pub const SOON: Duration = Duration::from_secs(20);
+/// For whatever must not happen: long against the milliseconds in which it would.
+pub const QUIET: Duration = Duration::from_millis(200);
+
+/// Where a store is. Its server ends with it.
+pub struct Place {
+    pub consul: Option<Consul>,
+    pub scratch: Scratch,
+    pub url: String,
+}
+
+impl Place {
+    pub fn directory() -> Self {
+        let scratch = Scratch::new();
+        let root = scratch.path().join("intent");
+        fs::create_dir(&root).unwrap();
+        Self { url: format!("file:{}", root.display()), consul: None, scratch }
+    }
+
+    pub fn consul() -> Self {
+        Self::consul_with("{}")
+    }
+
+    pub fn consul_with(config: &str) -> Self {
+        let scratch = Scratch::new();
+        let consul = Consul::start_with(&scratch, config);
+        Self { url: consul.url(), consul: Some(consul), scratch }
+    }
+
+    pub fn store(&self) -> Store {
+        Store::open(Some(&self.url)).unwrap()
+    }
+
+    /// The directory store's root.
+    pub fn root(&self) -> PathBuf {
+        self.scratch.path().join("intent")
+    }
+
+    /// Writes as people do, past our own code: with an editor, with curl.
+    pub fn write(&self, name: &str, bytes: &[u8]) {
+        match &self.consul {
+            Some(consul) => {
+                let answer = consul.http("PUT", &format!("/v1/kv/{}", name.replace(' ', "%20")), bytes);
+                assert_eq!((answer.0, answer.1.trim()), (200, "true"));
+            }
+            None => {
+                let path = self.root().join(format!("{name}.json"));
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, bytes).unwrap();
+            }
+        }
+    }
+}
+
+pub fn key(text: &str) -> Key {
+    Key::parse(text).unwrap()
+}
+
+pub fn prefix(text: &str) -> Prefix {
+    Prefix::parse(text).unwrap()
+}
+
+pub async fn put(store: &Store, name: &str, text: &str) {
+    store.put(&key(name), text.as_bytes()).await.unwrap();
+}
+
+pub async fn get(store: &Store, name: &str) -> Option<Document> {
+    store.get(&key(name)).await.unwrap()
+}
+
+/// What a document says, if it is there.
+pub async fn text(store: &Store, name: &str) -> Option<String> {
+    get(store, name).await.map(|document| String::from_utf8(document.bytes).unwrap())
+}
+
+/// What is under some prefixes: keys and texts.
+pub async fn listing(store: &Store, prefixes: &[&str]) -> Vec<(String, String)> {
+    let prefixes = prefixes.iter().map(|text| prefix(text)).collect::<Vec<_>>();
+    let (documents, _) = store.read(&prefixes).await.unwrap();
+    documents.into_iter().map(|(key, document)| (key, String::from_utf8(document.unwrap().bytes).unwrap())).collect()
+}
+
+/// The result of what must come to an end.
+pub async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, what).await.expect("it takes too long")
+}
+
+/// Reads and waits as an agent does, also when that fails, until what it reads is as it should be.
+pub async fn follow(store: &Store, prefixes: &[&str], is_done: impl Fn(&Documents) -> bool) {
+    let prefixes = prefixes.iter().map(|text| prefix(text)).collect::<Vec<_>>();
+    loop {
+        let failed = match store.read(&prefixes).await {
+            Ok((documents, _)) if is_done(&documents) => return,
+            Ok((_, token)) => store.wait(&token).await.is_err(),
+            Err(_) => true,
+        };
+        if failed {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Whether a document is there and says this.
+pub fn says(documents: &Documents, key: &str, text: &str) -> bool {
+    matches!(documents.get(key), Some(Ok(document)) if document.bytes == text.as_bytes())
+}
+
+/// An error as an operator sees it.
+pub fn error<T: std::fmt::Debug>(result: anyhow::Result<T>) -> String {
+    format!("{:#}", result.expect_err("it should fail"))
+}

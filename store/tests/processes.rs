@@ -1,0 +1,140 @@
+//! Several processes change one document at once, and are killed at it: no acknowledged change is lost, on either store.
+
+mod place;
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use place::{Place, get, key, put, text};
+use serde::{Deserialize, Serialize};
+use store::{Expected, Store};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::mpsc;
+
+const DOCUMENT: &str = "locks/slug/dev/shutdown";
+const WORKERS: usize = 4;
+const KILLS: usize = 40;
+
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+struct Counts {
+    total: u64,
+    by: BTreeMap<String, u64>,
+}
+
+#[tokio::test]
+async fn no_acknowledged_change_is_lost_in_a_directory() {
+    no_acknowledged_change_is_lost(Place::directory()).await;
+}
+
+#[tokio::test]
+async fn no_acknowledged_change_is_lost_in_consul() {
+    no_acknowledged_change_is_lost(Place::consul()).await;
+}
+
+async fn no_acknowledged_change_is_lost(place: Place) {
+    let store = place.store();
+    put(&store, DOCUMENT, &serde_json::to_string(&Counts::default()).unwrap()).await;
+    let watched = tokio::spawn(watch(place.store()));
+    let acknowledged = tokio::time::timeout(Duration::from_secs(120), work(&place)).await.expect("it takes too long");
+    watched.abort();
+    assert!(watched.await.is_err_and(|error| error.is_cancelled()), "a torn or an old document was read");
+
+    let counts = read(&store).await;
+    println!("{} acknowledged, {} written, {KILLS} kills", acknowledged.values().sum::<u64>(), counts.total);
+    assert_eq!(counts.total, counts.by.values().sum::<u64>());
+    for (worker, acknowledged) in &acknowledged {
+        let written = counts.by.get(worker).copied().unwrap_or(0);
+        // One more, if it was killed between the write and its word about it.
+        assert!((*acknowledged..=acknowledged + 1).contains(&written), "{worker}: {acknowledged}, {written}");
+    }
+    put(&store, DOCUMENT, "{}").await;
+    assert_eq!(text(&store, DOCUMENT).await.unwrap(), "{}");
+}
+
+/// Has workers work, kills them at random; how many changes each said that it had made.
+async fn work(place: &Place) -> BTreeMap<String, u64> {
+    let (sender, mut said) = mpsc::unbounded_channel();
+    let mut started = 0..;
+    let mut start = |sender: mpsc::UnboundedSender<(String, u64)>| {
+        let name = format!("worker{}", started.next().unwrap());
+        let (child, mut lines) = spawn(place, &name);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if let Some(count) = line.strip_prefix("wrote ") {
+                    let _ = sender.send((name.clone(), count.parse().unwrap()));
+                }
+            }
+        });
+        child
+    };
+    let mut workers = (0..WORKERS).map(|_| start(sender.clone())).collect::<Vec<_>>();
+    let mut acknowledged = BTreeMap::new();
+    for _ in 0..KILLS {
+        for _ in 0..fastrand::usize(1..40) {
+            let (worker, count) = said.recv().await.unwrap();
+            acknowledged.insert(worker, count);
+        }
+        let victim = &mut workers[fastrand::usize(..WORKERS)];
+        victim.kill().await.unwrap();
+        *victim = start(sender.clone());
+    }
+    for mut worker in workers {
+        worker.kill().await.unwrap();
+    }
+    drop(sender);
+    while let Some((worker, count)) = said.recv().await {
+        acknowledged.insert(worker, count);
+    }
+    acknowledged
+}
+
+/// Reads for ever, and never anything but a whole document that is no older than the last.
+async fn watch(store: Store) {
+    let mut last = 0;
+    loop {
+        let counts = read(&store).await;
+        assert_eq!(counts.total, counts.by.values().sum::<u64>());
+        assert!(counts.total >= last, "{} after {last}", counts.total);
+        last = counts.total;
+    }
+}
+
+async fn read(store: &Store) -> Counts {
+    serde_json::from_slice(&get(store, DOCUMENT).await.expect("it is always there").bytes).expect("it is always whole")
+}
+
+/// Starts this very program as a process that runs [`worker`].
+fn spawn(place: &Place, name: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["worker", "--exact", "--ignored", "--nocapture"])
+        .envs([("PLATYPUS_TEST_STORE", place.url.as_str()), ("PLATYPUS_TEST_WORKER", name)])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, lines)
+}
+
+#[tokio::test]
+#[ignore = "no test: the process that the tests here start"]
+async fn worker() {
+    let (Ok(url), Ok(name)) = (std::env::var("PLATYPUS_TEST_STORE"), std::env::var("PLATYPUS_TEST_WORKER")) else {
+        return;
+    };
+    let store = Store::open(Some(&url)).unwrap();
+    loop {
+        let document = get(&store, DOCUMENT).await.unwrap();
+        let mut counts = serde_json::from_slice::<Counts>(&document.bytes).unwrap();
+        counts.total += 1;
+        let mine = counts.by.entry(name.clone()).or_default();
+        *mine += 1;
+        let said = format!("wrote {mine}");
+        let bytes = serde_json::to_vec(&counts).unwrap();
+        if store.compare_and_set(&key(DOCUMENT), &bytes, &Expected::At(document.revision)).await.unwrap() {
+            println!("{said}");
+        }
+    }
+}
