@@ -1,0 +1,80 @@
+//! What an artifact of any number of entries may cost, and what happens when the host has no more to give.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use fixtures::{Host, Pass, SOON, bin, eventually, pass};
+use serde_json::json;
+
+use crate::support::{file, intend, names};
+
+/// `pp-preparer --once` under a limit of the shell's `ulimit`.
+fn limited(host: &Host, limit: &str) -> Command {
+    let mut sh = Command::new("sh");
+    // A write beyond the limit of a file's size shall fail, not kill.
+    sh.args(["-c", &format!("trap '' XFSZ; ulimit {limit} && exec \"$@\""), "sh"]).arg(bin("pp-preparer"));
+    sh.args(["--once", "--node", "web1", "--store", &host.store_url(), "--repo", &host.repo.url()]);
+    sh
+}
+
+fn many_entries(host: &Host, version: &str, entries: u32) {
+    host.repo.artifact("slug", version, |archive| {
+        for n in 0..entries {
+            file(archive, &format!("d{}/e{}/f{n}", n % 10, n % 113), b"x");
+        }
+    });
+}
+
+#[test]
+fn fifty_thousand_entries_take_no_more_descriptors_than_a_few() {
+    let host = Host::without_runit();
+    many_entries(&host, "1", 50_000);
+    intend(&host, "slug", &json!({"1": "active"}));
+    let pass = pass(&mut limited(&host, "-n 24"));
+    assert!(pass.ok && pass.log.contains("(50000 files, 50.0 kB)"), "{}", pass.log);
+}
+
+#[test]
+fn fifty_thousand_entries_take_no_more_memory_than_fifty() {
+    let peak = |entries| {
+        let host = Host::without_runit();
+        many_entries(&host, "1", entries);
+        intend(&host, "slug", &json!({"1": "active"}));
+        let peak = peak_memory(host.preparer().arg("--once").stderr(Stdio::null()).spawn().unwrap());
+        assert_eq!(names(&host, "slug"), [".lock", "slug_1"]);
+        peak
+    };
+    let (few, many) = (peak(50), peak(50_000));
+    println!("peak memory {few} kB with 50 entries, {many} kB with 50,000");
+    assert!(many < few + 3_000, "{few} kB with 50 entries, {many} kB with 50,000");
+}
+
+/// The most that a process had resident while it ran, in kB.
+fn peak_memory(mut child: Child) -> u64 {
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    eventually("the pass ends", SOON, || {
+        // Gone, or without the line, once it has ended.
+        let status = fs::read_to_string(&status).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        peak = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(peak).max(peak);
+        child.try_wait().unwrap()
+    });
+    peak
+}
+
+#[test]
+fn a_write_that_fails_names_the_entry_and_leaves_nothing() {
+    let host = Host::without_runit();
+    host.repo.artifact("slug", "1", |archive| {
+        file(archive, "small", b"x");
+        file(archive, "dir/large", &vec![b'x'; 1 << 20]);
+    });
+    host.repo.artifact("slug", "2", |archive| file(archive, "small", b"x"));
+    intend(&host, "slug", &json!({"1": "active", "2": "prep"}));
+    let Pass { ok, log, .. } = pass(&mut limited(&host, "-f 100"));
+    let error =
+        format!("slug: {}: entry \"dir/large\": writing it: File too large", host.repo.path("slug", "1").display());
+    assert!(!ok && log.contains(&error), "{log}");
+    assert_eq!(names(&host, "slug"), [".lock", "slug_2"]);
+}

@@ -1,0 +1,8 @@
+//! The whole agent, `pp-preparer`, on a host of its own.
+
+mod gnu_tar;
+mod http;
+mod interrupted;
+mod limits;
+mod prepare;
+mod support;
