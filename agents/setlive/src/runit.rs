@@ -4,7 +4,7 @@
 //! stopped has no process left, neither its own nor one of its process group. Assumes run scripts that make a process
 //! group of their own (`chpst -P`); a group that is not the service's own is never signalled.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::OFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::time::Instant;
 
@@ -29,8 +29,8 @@ pub(crate) enum Control {
 
 /// runsvdir looks for new services each 5 s at the most.
 const RUNSVDIR_LOOKS: Duration = Duration::from_secs(10);
-/// For what takes runsv no time at all.
-const RUNSV_ANSWERS: Duration = Duration::from_secs(5);
+/// For what takes runsv no time at all, or a second when it sleeps.
+const RUNSV_ANSWERS: Duration = Duration::from_secs(10);
 
 impl Control {
     /// What the service in `dir` does. Never waits.
@@ -53,7 +53,7 @@ impl Control {
                 if !until(RUNSVDIR_LOOKS, || Ok(supervised(dir)?.is_some())).await? {
                     return Ok(false);
                 }
-                control(dir, b"u")?;
+                tell(dir, b'u').await?;
                 Ok(true)
             }
             Self::Sv(sv) => run_sv(sv, "start", dir).await.map(|()| true),
@@ -79,7 +79,7 @@ impl Control {
                     return Ok(());
                 }
                 // No runsvdir is there to tell it to; before it was unlinked this would have been a restart.
-                control(dir, b"x")?;
+                tell(dir, b'x').await?;
                 let gone = until(RUNSV_ANSWERS, || Ok(supervised(dir)?.is_none())).await?;
                 anyhow::ensure!(gone, "runsv of {} does not end", dir.display());
                 Ok(())
@@ -127,21 +127,33 @@ fn parse_status(bytes: &[u8]) -> Result<Status> {
     Ok(Status { pid: (*state == 1 && pid > 0).then_some(pid), wanted_up: *wanted == b'u' })
 }
 
-fn control(dir: &Path, commands: &[u8]) -> Result<()> {
+/// Gives runsv one command and returns once it was taken.
+///
+/// While runsv sleeps, as it does for a second after a process that lived less than one, commands queue up, and it takes
+/// one each time it wakes: of agents that died and came back, each with its `d` and `u`, it would stop and start the
+/// service for minutes. So nothing is written while something waits, and nothing else is done before it was taken.
+async fn tell(dir: &Path, command: u8) -> Result<()> {
     let path = dir.join("supervise/control");
-    let mut pipe = OpenOptions::new().write(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path);
-    let written = pipe.as_mut().map_err(|e| std::io::Error::from(e.kind())).and_then(|pipe| pipe.write_all(commands));
-    written.with_context(|| format!("writing to {}", path.display()))
+    let io = || format!("writing to {}", path.display());
+    // Open for reading too, so that the number of bytes that wait can be asked for; none is ever read here.
+    let options = OFlags::NONBLOCK.bits() as i32;
+    let mut pipe = OpenOptions::new().read(true).write(true).custom_flags(options).open(&path).with_context(io)?;
+    let taken = |pipe: &File| Ok(ioctl_fionread(pipe).with_context(io)? == 0);
+    let stuck = || format!("runsv of {} takes no commands", dir.display());
+    anyhow::ensure!(until(RUNSV_ANSWERS, || taken(&pipe)).await?, stuck());
+    pipe.write_all(&[command]).with_context(io)?;
+    anyhow::ensure!(until(RUNSV_ANSWERS, || taken(&pipe)).await?, stuck());
+    Ok(())
 }
 
 async fn stop(dir: &Path, patience: Duration) -> Result<()> {
     let Some(status) = supervised(dir)? else { bail!("no runsv looks after {}: is runsvdir running?", dir.display()) };
     let group = status.pid.and_then(own_group);
-    control(dir, b"d")?;
-    let is_down = || Ok(supervised(dir)?.is_some_and(|status| status.pid.is_none()));
+    tell(dir, b'd').await?;
+    let is_down = || Ok(supervised(dir)?.is_some_and(|status| status.pid.is_none() && !status.wanted_up));
     if !until(patience, is_down).await? {
         tracing::warn!("{} ignores TERM for {patience:?}: killing it", dir.display());
-        control(dir, b"k")?;
+        tell(dir, b'k').await?;
         let down = until(RUNSV_ANSWERS, is_down).await?;
         anyhow::ensure!(down, "{} does not stop, not even when killed", dir.display());
     }
