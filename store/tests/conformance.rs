@@ -41,6 +41,7 @@ on_both_stores! {
     a_wait_ends_with_the_first_document_under_a_prefix
     a_wait_does_not_end_with_what_changes_nothing_here
     a_wait_on_two_hundred_prefixes_ends_with_a_change_under_one
+    a_change_that_comes_just_when_a_wait_begins_is_not_missed
     a_wait_that_was_given_up_is_in_nobodys_way
     who_reads_and_waits_ends_up_with_the_last_state
     a_change_is_noticed_within_fifty_milliseconds
@@ -309,6 +310,23 @@ async fn a_wait_on_two_hundred_prefixes_ends_with_a_change_under_one(place: Plac
         let (_, seen) = store.read(&all).await.unwrap();
         assert!(!ends_a_wait(&store, &seen, put(&store, "clusters/app77/live/config", name)).await, "{name}");
         assert!(ends_a_wait(&store, &seen, put(&store, name, "{}")).await, "{name}");
+    }
+}
+
+async fn a_change_that_comes_just_when_a_wait_begins_is_not_missed(place: Place) {
+    let (store, other) = (place.store(), place.store());
+    for n in 0..200 {
+        let seen = token(&store, &["nodes/web1/", "clusters/slug/dev/"]).await;
+        let change = async {
+            for _ in 0..fastrand::u32(..40) {
+                tokio::task::yield_now().await;
+            }
+            put(&other, "clusters/slug/dev/config", &n.to_string()).await;
+        };
+        // Well before a sweep or the end of a query would tell.
+        let wait = tokio::time::timeout(Duration::from_secs(5), store.wait(&seen));
+        let (woken, ()) = tokio::join!(wait, change);
+        woken.expect("it was missed").unwrap();
     }
 }
 

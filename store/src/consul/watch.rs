@@ -185,8 +185,7 @@ impl Watches {
     /// Notes what an answered query has shown, unless somebody else has done so.
     fn remember(&self, target: &Target, reply: &watch::Receiver<Option<Reply>>, known: Known) {
         if let Some(watched) = self.lock().get_mut(target).filter(|watched| watched.is_about(reply)) {
-            let backwards = watched.known.as_ref().is_some_and(|before| known.index < before.index);
-            let index = if backwards { 0 } else { known.index.max(1) };
+            let index = next_index(watched.known.as_ref().map_or(0, |before| before.index), known.index);
             *watched = Watched { known: Some(Known { index, ..known }), query: None };
         }
     }
@@ -207,6 +206,12 @@ impl Watches {
     fn lock(&self) -> MutexGuard<'_, HashMap<Target, Watched>> {
         self.0.lock().expect("nobody panics with it")
     }
+}
+
+/// The index to wait for the end of, after an answer with index `now`. A lower one than `before` is another history's:
+/// to wait with either of them could be to wait for ever, so ask without one. To ask with 0 is not to wait at all.
+fn next_index(before: u64, now: u64) -> u64 {
+    if now < before { 0 } else { now.max(1) }
 }
 
 impl Watched {
@@ -290,6 +295,13 @@ mod tests {
         assert_eq!(targets(scattered.clone()), BTreeSet::from([Target::Around(Prefix::everything(), scattered)]));
         let everything = [prefixes((0..17).map(|n| format!("a/{n}/"))), vec![Prefix::everything()]].concat();
         assert!(targets(everything).contains(&Target::Documents([Prefix::everything()])));
+    }
+
+    #[test]
+    fn an_index_that_goes_backwards_begins_anew_and_zero_counts_as_one() {
+        for (before, now, next) in [(0, 7, 7), (7, 7, 7), (7, 8, 8), (8, 7, 0), (0, 0, 1), (1, 0, 0)] {
+            assert_eq!(next_index(before, now), next, "{before} {now}");
+        }
     }
 
     #[test]
