@@ -55,7 +55,7 @@ fn agents_that_are_killed_at_random_moments_leave_nothing_half_done() {
 
     let preparer = pass(host.preparer().arg("--once"));
     assert!(preparer.ok, "{}", preparer.log);
-    host.converge();
+    println!("{}{}", preparer.log, host.converge().log);
     let active = active.to_string();
     host.serves(&active);
     assert!(host.current().ends_with(format!("slug_{active}")));

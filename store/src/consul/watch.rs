@@ -32,10 +32,16 @@ pub(super) async fn changed(consul: &Consul, token: &Token) -> Result<()> {
         let (consul, token) = (consul.clone(), token.only(target.prefixes()));
         watching.spawn(async move { target_changed(&consul, &target, &token).await });
     }
-    match watching.join_next().await {
+    let first = match watching.join_next().await {
         Some(first) => first.context("the task that watched Consul ended early")?,
         None => std::future::pending().await,
+    };
+    if first.is_err() {
+        // What failed may have been a restart, after which all that was known is of another history: waiting with an
+        // index of that one would be waiting in vain, and the other queries' failures are the same news again.
+        consul.watches.forget_all();
     }
+    first
 }
 
 /// What one blocking query waits on.
@@ -111,10 +117,7 @@ async fn target_changed(consul: &Consul, target: &Target, token: &Token) -> Resu
         let reply = reply.expect("waited for");
         let (index, documents) = match &*reply {
             Ok(answer) => answer,
-            Err(error) => {
-                consul.watches.forget(target, &joined.reply);
-                return Err(anyhow!("{error:#}"));
-            }
+            Err(error) => return Err(anyhow!("{error:#}")),
         };
         let seen = target.seen(consul, documents).await?;
         if seen == *token {
@@ -195,6 +198,10 @@ impl Watches {
         if let Some(watched) = self.lock().get_mut(target).filter(|watched| watched.is_about(reply)) {
             *watched = Watched::default();
         }
+    }
+
+    fn forget_all(&self) {
+        self.lock().clear();
     }
 
     /// Drops what nobody watches any more, but for queries under way: they hold their connections anyway.
