@@ -201,3 +201,21 @@ fn is_absence(error: &std::io::Error) -> bool {
 fn unreadable(path: &Path, error: &std::io::Error) -> String {
     format!("{} cannot be read: {error}", path.display())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_while_a_directory_is_armed_is_in_the_listing() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("a/b")).unwrap();
+        let mut told = Vec::new();
+        let documents = read(root.path(), &[Prefix::parse("a/").unwrap()], &mut |directory| {
+            fs::write(directory.join("new.json"), "{}").unwrap();
+            told.push(directory.strip_prefix(root.path()).unwrap().to_owned());
+        });
+        assert_eq!(documents.unwrap().into_keys().collect::<Vec<_>>(), ["a/b/new", "a/new"]);
+        assert_eq!(told, [Path::new("a"), Path::new("a/b")]);
+    }
+}
