@@ -321,7 +321,8 @@ mod tests {
                 (format!("clusters/{name}/dev/deploy_config"), format!(r#"{{"basedir": "{basedir}"}}"#)),
             ]
         };
-        let table: [(&[(&str, &str)], &[&str]); 4] = [
+        type Basedirs = &'static [(&'static str, &'static str)];
+        let table: [(Basedirs, &[&str]); 4] = [
             (&[("a", "/srv/a"), ("b", "/srv/a"), ("c", "/srv/c")], &["a", "b"]),
             (&[("a", "/srv/a"), ("b", "/srv/a/b/c"), ("c", "/srv/a-b")], &["a", "b"]),
             (&[("a", "/srv/a"), ("b", "/srv/ab"), ("c", "/srv/a.b")], &[]),

@@ -1,1 +1,40 @@
-fn main() {}
+//! `pp-store`, the operator's command: list, read, write and remove documents, in either store.
+//!
+//! Ensures: nothing is written that an agent would refuse; a change that depends on what was read can be made to fail
+//! when that has changed; a cluster's documents stay as long as a node needs them. An error is one line on standard
+//! error, which names the key and says what to do.
+
+mod cli;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Args, Outcome};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match cli::run(Args::parse()).await {
+        Ok(outcome) => exit_code(outcome),
+        // Whoever read our output has seen enough: `pp-store ls | head -1`.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "pp-store: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// As `--help` lists them. clap exits with 2 by itself.
+fn exit_code(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Done => ExitCode::SUCCESS,
+        Outcome::Absent => ExitCode::from(1),
+        Outcome::Lost => ExitCode::from(3),
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

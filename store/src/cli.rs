@@ -1,0 +1,153 @@
+//! The command line of `pp-store`: what can be said, and how answers are given.
+
+mod get;
+mod ls;
+mod put;
+mod rm;
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use serde_json::Value;
+use store::schema::IntentKey;
+use store::{Expected, Key, Prefix, Revision, Store};
+
+const EXAMPLES: &str = r#"Examples:
+  Let two hosts run version 0.2 of slug, and have 0.1 at hand:
+    pp-store put clusters/slug/dev/deploy_config '{"basedir": "/srv/slug", "ports": [8080]}'
+    pp-store put clusters/slug/dev/config '{"versions": {"0.1": "prep", "0.2": "active"}, "min_nodes": 1}'
+    pp-store put nodes/web1/slug '{"cluster": "dev"}'
+    pp-store put nodes/web2/slug '{"cluster": "dev"}'
+
+  Look around:
+    pp-store ls
+    pp-store ls nodes/web1
+    pp-store get clusters/slug/dev/config
+
+  Change what you have seen, or fail with status 3 when somebody else has changed it meanwhile:
+    pp-store get clusters/slug/dev/config --json > seen
+    pp-store put clusters/slug/dev/config @new --cas "$(jq -r .revision seen)"
+    pp-store put nodes/web3/slug '{"cluster": "dev"}' --cas absent
+
+  Take slug off its hosts and, once they have stopped it, forget the cluster:
+    pp-store rm nodes/web1/slug nodes/web2/slug
+    pp-store rm clusters/slug/dev/config clusters/slug/dev/deploy_config
+
+With --json:
+  ls    [{"key", "revision"}], and {"key", "error"} for a document that cannot be read
+  get   {"key", "revision", "value"}, with "text" or "error" instead of "value" when it is no JSON
+  put   {"key", "written"}
+  rm    {"removed": [key], "absent": [key]}
+
+Exit status:
+  0  done
+  1  it failed, or there is no such document
+  2  wrong usage
+  3  put --cas: the document is not as expected; nothing was written
+
+Consul is reached as the consul command reaches it: CONSUL_HTTP_ADDR (without --store), CONSUL_HTTP_TOKEN,
+CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT,
+CONSUL_CLIENT_KEY, CONSUL_TLS_SERVER_NAME."#;
+
+/// List, read, write and remove what hosts shall run
+///
+/// Documents are JSON under keys such as nodes/web1/slug (this host runs slug, in that cluster),
+/// clusters/slug/dev/config (its versions) and clusters/slug/dev/deploy_config (where on a host, and as whom).
+/// Agents on the hosts make it so.
+#[derive(Debug, Parser)]
+#[command(name = "pp-store", version, after_long_help = EXAMPLES, after_help = "See --help for examples and exit statuses.")]
+pub(crate) struct Args {
+    /// consul://host:8500, consul+https://host:8501 or file:path; without it, Consul if CONSUL_HTTP_ADDR is set, else
+    /// file:test_data/intent
+    #[arg(long, global = true, value_name = "URL")]
+    store: Option<String>,
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List keys, all of them or those under a prefix
+    Ls {
+        /// Such as nodes/web1 or clusters/slug
+        #[arg(default_value = "", hide_default_value = true, value_parser = Prefix::parse)]
+        prefix: Prefix,
+    },
+    /// Print a document
+    Get {
+        #[arg(value_parser = Key::parse)]
+        key: Key,
+    },
+    /// Write a document, if it is one that agents understand
+    Put {
+        /// nodes/<node>/<app>, clusters/<app>/<cluster>/config or clusters/<app>/<cluster>/deploy_config
+        #[arg(value_parser = IntentKey::parse)]
+        key: IntentKey,
+        /// The document; @FILE reads it from a file, - from standard input
+        #[arg(value_name = "JSON")]
+        document: String,
+        /// Write only if the document is still at this revision, as get --json tells it; "absent": if there is none
+        #[arg(long, value_name = "TOKEN", value_parser = expected)]
+        cas: Option<Expected>,
+    },
+    /// Remove documents, those of nodes first
+    ///
+    /// A cluster's config and deploy_config are not removed while a node is to run the app in that cluster: a host stops
+    /// an app only if the store says that nodes/<node>/<app> is absent while the cluster's config is still there. So
+    /// remove the nodes' documents first, and the cluster's once the hosts have stopped the app.
+    Rm {
+        #[arg(required = true, value_parser = Key::parse)]
+        keys: Vec<Key>,
+        /// Remove a cluster's documents also while nodes need them; those nodes keep what they run as it is
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// How a command ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// There is no such document.
+    Absent,
+    /// Somebody else was faster.
+    Lost,
+}
+
+pub(crate) async fn run(args: Args) -> Result<Outcome> {
+    let store = Store::open(args.store.as_deref())?;
+    match args.command {
+        Command::Ls { prefix } => ls::run(&store, &prefix, args.json).await,
+        Command::Get { key } => get::run(&store, &key, args.json).await,
+        Command::Put { key, document, cas } => put::run(&store, &key, &document, cas.as_ref(), args.json).await,
+        Command::Rm { keys, force } => rm::run(&store, keys, force, args.json).await,
+    }
+}
+
+fn expected(token: &str) -> Result<Expected, &'static str> {
+    match token {
+        "" => Err("no revision; `get --json` tells a document's, and \"absent\" is for none"),
+        "absent" => Ok(Expected::Absent),
+        revision => Ok(Expected::At(Revision(revision.to_owned()))),
+    }
+}
+
+/// Writes the answer. A closed pipe is an error, which `main` knows.
+fn print(bytes: &[u8]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    Ok(out.flush()?)
+}
+
+fn print_json(value: &Value) -> Result<()> {
+    print(format!("{value}\n").as_bytes())
+}
+
+/// Writes something that is worth knowing and does not belong to the answer.
+fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "pp-store: {text}");
+}

@@ -1,0 +1,33 @@
+//! `pp-store ls`.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use store::{Documents, Prefix, Store};
+
+use super::{Outcome, note, print, print_json};
+
+pub(super) async fn run(store: &Store, prefix: &Prefix, in_json: bool) -> Result<Outcome> {
+    let (documents, _) = store.read(std::slice::from_ref(prefix)).await?;
+    if documents.is_empty() && matches!(store, Store::Consul(_)) {
+        note("nothing is there, or nothing that this token may read: to Consul that is the same");
+    }
+    if in_json {
+        print_json(&list(&documents))?;
+        return Ok(Outcome::Done);
+    }
+    print(documents.keys().map(|key| format!("{key}\n")).collect::<String>().as_bytes())?;
+    for (key, document) in &documents {
+        if let Err(reason) = document {
+            note(&format!("{key}: {reason}"));
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn list(documents: &Documents) -> Value {
+    let entry = |(key, document): (&String, &Result<store::Document, String>)| match document {
+        Ok(document) => json!({"key": key, "revision": document.revision.0}),
+        Err(reason) => json!({"key": key, "error": reason}),
+    };
+    documents.iter().map(entry).collect()
+}
