@@ -6,8 +6,9 @@ mod put;
 mod rm;
 
 use std::io::{self, Write};
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 use store::schema::IntentKey;
@@ -79,6 +80,7 @@ enum Command {
     },
     /// Print a document
     Get {
+        /// Such as nodes/web1/slug
         #[arg(value_parser = Key::parse)]
         key: Key,
     },
@@ -100,7 +102,8 @@ enum Command {
     /// an app only if the store says that nodes/<node>/<app> is absent while the cluster's config is still there. So
     /// remove the nodes' documents first, and the cluster's once the hosts have stopped the app.
     Rm {
-        #[arg(required = true, value_parser = Key::parse)]
+        /// Such as nodes/web1/slug
+        #[arg(required = true, value_name = "KEY", value_parser = Key::parse)]
         keys: Vec<Key>,
         /// Remove a cluster's documents also while nodes need them; those nodes keep what they run as it is
         #[arg(long)]
@@ -120,11 +123,20 @@ pub(crate) enum Outcome {
 
 pub(crate) async fn run(args: Args) -> Result<Outcome> {
     let store = Store::open(args.store.as_deref())?;
-    match args.command {
-        Command::Ls { prefix } => ls::run(&store, &prefix, args.json).await,
-        Command::Get { key } => get::run(&store, &key, args.json).await,
-        Command::Put { key, document, cas } => put::run(&store, &key, &document, cas.as_ref(), args.json).await,
-        Command::Rm { keys, force } => rm::run(&store, keys, force, args.json).await,
+    let outcome = run_in(&store, args.command, args.json).await;
+    if args.store.is_none() && matches!(store, Store::Directory(_)) && !Path::new("test_data").exists() {
+        return outcome
+            .context("name a store, by --store or CONSUL_HTTP_ADDR; this is no checkout with one of its own");
+    }
+    outcome
+}
+
+async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> {
+    match command {
+        Command::Ls { prefix } => ls::run(store, &prefix, json).await,
+        Command::Get { key } => get::run(store, &key, json).await,
+        Command::Put { key, document, cas } => put::run(store, &key, &document, cas.as_ref(), json).await,
+        Command::Rm { keys, force } => rm::run(store, keys, force, json).await,
     }
 }
 

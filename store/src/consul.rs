@@ -231,7 +231,7 @@ fn rule(resource: &str, name: &str, policy: &str) -> String {
 
 /// Consul's own ports, where `url` names none. The URL standard's would be 80 and 443.
 fn with_default_port(url: &str) -> Result<String> {
-    let (scheme, rest) = url.split_once("://").with_context(|| format!("{url:?} has no '//' before the host"))?;
+    let (scheme, rest) = url.split_once("://").context("no '//' before the host")?;
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let host = authority.rsplit_once(']').map_or(authority, |(_, after)| after);
     let port = match (host.contains(':'), scheme) {

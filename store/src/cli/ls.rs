@@ -15,13 +15,18 @@ pub(super) async fn run(store: &Store, prefix: &Prefix, in_json: bool) -> Result
         print_json(&list(&documents))?;
         return Ok(Outcome::Done);
     }
-    print(documents.keys().map(|key| format!("{key}\n")).collect::<String>().as_bytes())?;
+    print(documents.keys().map(|key| legible(key) + "\n").collect::<String>().as_bytes())?;
     for (key, document) in &documents {
         if let Err(reason) = document {
-            note(&format!("{key}: {reason}"));
+            note(&format!("{}: {reason}", legible(key)));
         }
     }
     Ok(Outcome::Done)
+}
+
+/// Somebody may have written a key that would move a terminal's cursor.
+fn legible(key: &str) -> String {
+    if key.chars().any(char::is_control) { format!("{key:?}") } else { key.to_owned() }
 }
 
 fn list(documents: &Documents) -> Value {
