@@ -250,7 +250,7 @@ impl<A: Agent> Schedule<A> {
             Err(error) => {
                 slot.due = slot.due.min(now + slot.failing.delay());
                 let text = format!("{error:#}");
-                if slot.is_news(&text) { error!(%app, "{text}; trying again") } else { debug!(%app, "{text}") }
+                if slot.is_news(&text) { error!(%app, "{text}") } else { debug!(%app, "{text}") }
             }
         }
     }

@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use crate::decide::Decision;
 use crate::definition::Definition;
 use crate::health::{Inquiry, Verdict};
+use crate::logs::Logs;
 use crate::program;
 use crate::record::{Failure, Record};
 use crate::service::Staged;
@@ -40,7 +41,12 @@ impl Act<'_> {
             Decision::Wait(reason) => return Ok(Next::Done(Outcome::Waiting(reason))),
             Decision::Refuse(reason) => bail!(reason),
             Decision::FellBack { failure, running } => {
-                bail!("{} failed here ({}), {} runs instead", failure.version, failure.reason, running.version)
+                bail!(
+                    "{} failed here ({}); {} runs instead, until another version or configuration is active",
+                    failure.version,
+                    failure.reason,
+                    running.version
+                )
             }
             Decision::Forget(digests) => {
                 let mut record = recorded(record)?;
@@ -92,8 +98,9 @@ impl Act<'_> {
         clock.lap("stage");
 
         if let Some(from) = &from {
-            self.disable(from).await;
-            clock.lap("disable");
+            if self.disable(from).await {
+                clock.lap("disable");
+            }
             info!(%app, "Stopping {}", from.version);
         }
         let patience = from.as_ref().unwrap_or(&to).timeouts.stop.duration();
@@ -103,11 +110,12 @@ impl Act<'_> {
         let staged = self.put(staged).await?;
         clock.lap("write");
         info!(%app, "Starting {}", to.version);
+        let logs = Logs::from_now(&to);
         if let Some(waiting) = self.start(&to).await? {
             return Ok(Next::Done(waiting));
         }
         clock.lap("start");
-        let next = self.settle(&to, record, &mut clock).await?;
+        let next = self.settle(&to, record, &mut clock, &logs).await?;
         // What was renamed is made to last while nobody waits for it.
         blocking(move || staged.sync()).await?;
         self.setlive.tidy(app, &to);
@@ -115,14 +123,14 @@ impl Act<'_> {
     }
 
     /// Waits for health, enables, and notes how it went.
-    async fn settle(&mut self, to: &Definition, record: Record, clock: &mut Clock) -> Result<Next> {
+    async fn settle(&mut self, to: &Definition, record: Record, clock: &mut Clock, logs: &Logs) -> Result<Next> {
         let app = self.app;
         let verdict = inquiry(self.setlive, app, to).wait(self.task).await;
         let verdict = match verdict {
             Verdict::Healthy => {
                 clock.lap("healthy");
                 match self.enable(to).await {
-                    Ok(()) => Verdict::Healthy,
+                    Ok(_) => Verdict::Healthy,
                     Err(error) => Verdict::Unhealthy(format!("{error:#}")),
                 }
             }
@@ -135,7 +143,7 @@ impl Act<'_> {
                 Ok(Next::Look)
             }
             Verdict::Unhealthy(reason) => {
-                let failure = self.failure(to, reason);
+                let failure = Failure { version: to.version.clone(), reason, log: logs.last_lines() };
                 warn!(%app, "{} failed: {}", to.version, failure.reason);
                 for line in &failure.log {
                     warn!(%app, "| {line}");
@@ -151,7 +159,7 @@ impl Act<'_> {
 
     async fn await_health(&mut self, to: Definition, record: Record) -> Result<Next> {
         let _permit = self.task.permit().await;
-        self.settle(&to, record, &mut Clock::new()).await
+        self.settle(&to, record, &mut Clock::new(), &Logs::of(&to)).await
     }
 
     async fn recheck(&mut self, to: Definition, failure: Failure, record: Record) -> Result<Next> {
@@ -254,28 +262,25 @@ impl Act<'_> {
         Ok(None)
     }
 
-    async fn enable(&self, to: &Definition) -> Result<()> {
+    async fn enable(&self, to: &Definition) -> Result<bool> {
         self.hook(to, "bin/enable", to.timeouts.enable.duration()).await
     }
 
-    /// An app that cannot be taken out of service politely is taken out all the same.
-    async fn disable(&self, from: &Definition) {
-        if let Err(error) = self.hook(from, "bin/disable", from.timeouts.disable.duration()).await {
+    /// Tells whether there was anything to run. An app that cannot be taken out of service politely is taken out all the
+    /// same.
+    async fn disable(&self, from: &Definition) -> bool {
+        self.hook(from, "bin/disable", from.timeouts.disable.duration()).await.unwrap_or_else(|error| {
             warn!(app = %self.app, "{error:#}; going on");
-        }
+            true
+        })
     }
 
-    async fn hook(&self, definition: &Definition, path: &str, patience: Duration) -> Result<()> {
+    async fn hook(&self, definition: &Definition, path: &str, patience: Duration) -> Result<bool> {
         if !definition.install(self.app).join(path).exists() {
-            return Ok(());
+            return Ok(false);
         }
         info!(app = %self.app, "Running {path} of {}", definition.version);
-        program::run(self.app, definition, path, patience).await
-    }
-
-    fn failure(&self, to: &Definition, reason: String) -> Failure {
-        let log = to.services().flat_map(|service| tail(&to.log_dir(service).join("current"))).collect();
-        Failure { version: to.version.clone(), reason, log }
+        program::run(self.app, definition, path, patience).await.map(|()| true)
     }
 }
 
@@ -300,14 +305,6 @@ fn inquiry<'a>(setlive: &'a Setlive, app: &'a AppName, definition: &'a Definitio
 
 fn recorded(record: Option<Record>) -> Result<Record> {
     record.context("decided on a record that is not there")
-}
-
-/// The last lines of a log, at most ten and 4 kB.
-fn tail(path: &std::path::Path) -> Vec<String> {
-    let Ok(bytes) = fs::read(path) else { return Vec::new() };
-    let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(4096)..]).into_owned();
-    let lines = text.lines().collect::<Vec<_>>();
-    lines[lines.len().saturating_sub(10)..].iter().map(|&line| line.to_owned()).collect()
 }
 
 /// Where the time of a replacement went.

@@ -8,6 +8,7 @@ mod act;
 mod decide;
 mod definition;
 mod health;
+mod logs;
 mod program;
 mod record;
 mod remove;
