@@ -41,6 +41,8 @@ impl Agent for Preparer {
             return Ok(Outcome::Converged);
         }
         let permit = task.permit().await;
+        // That may have taken long enough for intent to change.
+        let Wanted::App(app) = task.wanted() else { return Ok(Outcome::Converged) };
         let installs = Installs::of(&app);
         let holding = installs.clone();
         let Some(lock) = blocking(move || holding.lock()).await? else {

@@ -48,8 +48,8 @@ impl<'a> Attempt<'a> {
     }
 
     pub(crate) async fn run(mut self, mut task: Task) -> Result<()> {
-        self.remove_leftovers(&mut task).await?;
-        while let Some((app, version)) = self.next(&mut task).await? {
+        self.remove_leftovers(task.wanted()).await?;
+        while let Some((app, version)) = self.next(task.wanted()).await? {
             let overtaken = self.overtaken(task.clone(), &version);
             if let Err(error) = self.prepare(&app, &version, overtaken).await {
                 self.errors.push(error);
@@ -59,8 +59,8 @@ impl<'a> Attempt<'a> {
         all(self.errors)
     }
 
-    async fn remove_leftovers(&mut self, task: &mut Task) -> Result<()> {
-        let Wanted::App(app) = task.wanted() else { return Ok(()) };
+    async fn remove_leftovers(&mut self, wanted: Wanted) -> Result<()> {
+        let Wanted::App(app) = wanted else { return Ok(()) };
         for stage in observe(&app).await?.remove {
             info!(app = %app.name, "Removing {stage}, left by an interrupted pass");
             let removed = self.blocking(move |installs| installs.remove(&stage)).await;
@@ -70,8 +70,8 @@ impl<'a> Attempt<'a> {
     }
 
     /// The version to prepare next, by what intent and the host say now.
-    async fn next(&self, task: &mut Task) -> Result<Option<(App, Version)>> {
-        let Wanted::App(app) = task.wanted() else { return Ok(None) };
+    async fn next(&self, wanted: Wanted) -> Result<Option<(App, Version)>> {
+        let Wanted::App(app) = wanted else { return Ok(None) };
         if Installs::of(&app) != self.installs {
             // Elsewhere, under another lock: the next attempt's.
             return Ok(None);
@@ -85,7 +85,10 @@ impl<'a> Attempt<'a> {
     async fn overtaken(&self, mut task: Task, version: &Version) {
         loop {
             task.changed().await;
-            if !matches!(self.next(&mut task).await, Ok(Some((_, next))) if next == *version) {
+            let wanted = task.wanted();
+            // Unknown, perhaps only while somebody edits, is no reason to throw away what came so far.
+            let known = wanted != Wanted::Unknown;
+            if known && !matches!(self.next(wanted).await, Ok(Some((_, next))) if next == *version) {
                 return;
             }
         }

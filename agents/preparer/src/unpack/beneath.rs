@@ -108,8 +108,12 @@ impl Beneath {
 
     /// Opens a directory; it and those above it are made as needed.
     fn open_or_make(&self, path: &Path) -> Result<OwnedFd> {
+        match self.open(path) {
+            Err(Errno::NOENT) => {}
+            opened => return opened.map_err(explained),
+        }
         let upwards = path.ancestors().collect::<Vec<_>>();
-        // Usually none or one; an archive of a thousand that are all missing costs no more than a few looks either.
+        // By halves: a name can have two thousand directories that are all missing.
         let missing = upwards.partition_point(|above| self.open(above).is_err_and(|error| error == Errno::NOENT));
         let mut at = self.open(upwards[missing]).map_err(explained)?;
         for path in upwards[..missing].iter().rev() {

@@ -22,7 +22,7 @@ fn a_preparer_killed_at_any_moment_is_followed_by_one_that_makes_the_same_as_if_
     let host = Host::without_runit();
     for version in ["1", "2"] {
         host.repo.artifact("slug", version, |archive| {
-            for n in 0..1500 {
+            for n in 0..400 {
                 file(archive, &format!("d{}/e{}/f{n}", n % 10, n % 3), format!("{n}\n").repeat(n % 500).as_bytes());
             }
         });
