@@ -17,6 +17,7 @@ use anyhow::Result;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
 
 use super::{blocking, tree};
 use crate::{Prefix, Token};
@@ -131,6 +132,17 @@ impl Watch {
             if !suspects.is_empty() {
                 return suspects;
             }
+        }
+    }
+}
+
+/// The kernel takes some ten milliseconds to close an inotify that watches something. Neither the runtime nor whoever
+/// waits for the change shall wait for that.
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let (Some(inotify), Ok(runtime)) = (self.inotify.take(), Handle::try_current()) {
+            let inotify = inotify.into_inner();
+            runtime.spawn_blocking(move || drop(inotify));
         }
     }
 }
