@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::http::{Response, request};
 use crate::process::{installed, signal};
-use crate::{Scratch, free_port};
+use crate::{Scratch, eventually, free_port};
 
 /// A dev agent answers after a third of a second; a busy machine may take its time.
 const READY: Duration = Duration::from_secs(60);
@@ -114,7 +114,13 @@ impl Consul {
 
     /// It stands still: connections are accepted, by the kernel, and nothing is answered.
     pub fn pause(&self) {
-        signal(self.child().id().cast_signed(), Signal::STOP);
+        let pid = self.child().id().cast_signed();
+        signal(pid, Signal::STOP);
+        // A signal takes its time to reach every thread, and one that still runs still answers.
+        let stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+        let threads = || fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let all = || threads().all(|thread| fs::read_to_string(thread.path().join("stat")).is_ok_and(stopped));
+        eventually("Consul stands still", Duration::from_secs(10), || all().then_some(()));
     }
 
     pub fn resume(&self) {

@@ -31,5 +31,5 @@ pub use process::mentioning;
 pub use proxy::{Fault, Proxy};
 pub use repo::{Archive, Behaviour, Repo, Slug};
 pub use runsvdir::Runsvdir;
-pub use scratch::Scratch;
+pub use scratch::{Scratch, reap};
 pub use tree::{Content, Entry, Kind, Tree, differences, tree, tree_where, without_runits};

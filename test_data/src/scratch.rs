@@ -1,19 +1,24 @@
 //! A directory for one test, and the end of everything that was started in it.
 //!
 //! Ensures: when a [`Scratch`] is dropped, also by a panic, no process that mentions its path is left, and neither is the
-//! directory. So no fixture has to know how to end what its server started: runsvdir's runsvs, their apps, the apps'
+//! directory; a reaper sees to that when the test itself is killed. So no fixture has to know how to end what its server started: runsvdir's runsvs, their apps, the apps'
 //! stray children. Assumes that whoever starts something gives it a path under here, in its arguments, its working
 //! directory or its environment.
 
 use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::bin;
 use crate::process::{mentioning, signal};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -23,6 +28,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub struct Scratch {
     path: PathBuf,
     dir: Option<TempDir>,
+    reaper: Child,
 }
 
 impl Scratch {
@@ -33,7 +39,8 @@ impl Scratch {
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is ours");
         // As /proc will show it.
         let path = dir.path().canonicalize().expect("it is there");
-        Self { path, dir: Some(dir) }
+        let reaper = start_reaper(&path);
+        Self { path, dir: Some(dir), reaper }
     }
 
     pub fn path(&self) -> &Path {
@@ -46,10 +53,36 @@ impl Drop for Scratch {
         let left = end_all(&self.path);
         // When something goes on writing there is no use in reporting that too.
         let removed = self.dir.take().map_or(Ok(()), TempDir::close);
+        // Its standard input ends, and it finds nothing to do.
+        drop(self.reaper.stdin.take());
+        let _ = self.reaper.wait();
         if !thread::panicking() {
             assert!(left.is_empty(), "still running under {}: {left:?}", self.path.display());
             removed.expect("the scratch directory can be removed");
         }
+    }
+}
+
+/// Starts the program that does what [`Scratch`]'s drop does once this process is no more.
+fn start_reaper(path: &Path) -> Child {
+    let mut reaper = Command::new(bin("reaper"));
+    // In a group of its own, which Ctrl-C does not reach. It must not mention the path itself.
+    reaper.process_group(0).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut reaper = reaper.spawn().expect("the reaper starts");
+    let stdin = reaper.stdin.as_mut().expect("it is piped");
+    stdin.write_all(path.as_os_str().as_bytes()).expect("the reaper listens");
+    reaper
+}
+
+/// What the `reaper` does: reads a scratch directory's path from standard input, and when that ends, as it does with the
+/// process that holds its other end, ends all that is left there.
+pub fn reap() {
+    let mut path = Vec::new();
+    std::io::stdin().read_to_end(&mut path).expect("standard input can be read");
+    let path = PathBuf::from(std::ffi::OsString::from_vec(path));
+    if path.is_dir() {
+        end_all(&path);
+        fs::remove_dir_all(&path).expect("the scratch directory can be removed");
     }
 }
 
@@ -109,6 +142,19 @@ mod tests {
         }));
         assert!(failed.is_err());
         assert_eq!(mentioning(&path), [0; 0]);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn nothing_remains_of_a_test_that_is_killed() {
+        let path = tempfile::Builder::new().prefix("platypus-").tempdir().unwrap().keep().canonicalize().unwrap();
+        let mut reaper = start_reaper(&path);
+        let mut sleeper = Command::new("sleep").arg("1000").current_dir(&path).spawn().unwrap();
+        assert!(sleeper.try_wait().unwrap().is_none() && reaper.try_wait().unwrap().is_none());
+        // As the kernel does it for a process that is no more.
+        drop(reaper.stdin.take());
+        assert!(reaper.wait().unwrap().success());
+        assert!(!sleeper.wait().unwrap().success());
         assert!(!path.exists());
     }
 

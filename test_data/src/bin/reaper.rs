@@ -1,0 +1,5 @@
+//! Cleans up after a test that was killed: see `scratch.rs`.
+
+fn main() {
+    fixtures::reap();
+}
