@@ -1,6 +1,5 @@
 //! A Consul, or a network before it, that fails.
 
-use std::pin::pin;
 use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 use fixtures::{Fault, Proxy, eventually};
 use store::{Expected, Store, intent};
 
-use crate::place::{Place, QUIET, SOON, error, follow, get, key, listing, prefix, put, says, soon, text};
+use crate::place::{Place, QUIET, SOON, error, follow, get, key, listing, prefix, put, says, text};
 
 /// An agent in a process, nearly, of its own, that ends when it has read what it shall.
 struct Agent {
@@ -150,17 +149,15 @@ fn a_failing_store_is_an_error_that_says_how_and_the_next_call_works() {
 }
 
 #[test]
-fn one_fault_is_one_error_however_many_queries_it_hits() {
+fn a_fault_that_came_and_went_while_nobody_waited_is_no_news() {
     let (_place, proxy) = with_proxy();
     let store = Store::open(Some(&proxy.url())).unwrap();
     let prefixes = (0..10).map(|n| prefix(&format!("clusters/app{n}/dev/"))).collect::<Vec<_>>();
     block_on(async {
         let (_, seen) = store.read(&prefixes).await.unwrap();
-        let mut wait = pin!(store.wait(&seen));
-        assert!(tokio::time::timeout(QUIET, &mut wait).await.is_err());
+        // Given up, but its queries go on, and meet the fault.
+        assert!(tokio::time::timeout(QUIET, store.wait(&seen)).await.is_err());
         proxy.set(Fault::Reset);
-        assert!(error(soon(wait).await).contains("Connection reset"));
-        // All ten have met the fault before it is over.
         assert!(tokio::time::timeout(QUIET, std::future::pending::<()>()).await.is_err());
         proxy.set(Fault::None);
         let again = tokio::time::timeout(QUIET, store.wait(&seen)).await;
