@@ -1,9 +1,9 @@
 //! A directory for one test, and the end of everything that was started in it.
 //!
 //! Ensures: when a [`Scratch`] is dropped, also by a panic, no process that mentions its path is left, and neither is the
-//! directory; a reaper sees to that when the test itself is killed. So no fixture has to know how to end what its server started: runsvdir's runsvs, their apps, the apps'
-//! stray children. Assumes that whoever starts something gives it a path under here, in its arguments, its working
-//! directory or its environment.
+//! directory; a reaper sees to that when the test itself is killed. So no fixture has to know how to end what its server
+//! started: runsvdir's runsvs, their apps, the apps' stray children. Assumes that whoever starts something gives it a
+//! path under here, in its arguments, its working directory or its environment.
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
