@@ -6,13 +6,12 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use converge::{Agent, Outcome, Task, Wanted, blocking};
-use reqwest::Client;
 use store::AppName;
 use store::intent::App;
 
 use crate::attempt::{Attempt, Guard};
 use crate::decide::{Plan, decide, install_name};
-use crate::fetch;
+use crate::fetch::Fetcher;
 use crate::install::Installs;
 use crate::repo::Repo;
 
@@ -20,12 +19,12 @@ use crate::repo::Repo;
 #[derive(Debug)]
 pub struct Preparer {
     pub(crate) repo: Repo,
-    pub(crate) client: Client,
+    pub(crate) fetcher: Fetcher,
 }
 
 impl Preparer {
-    pub fn new(repo: Repo) -> Result<Self> {
-        Ok(Self { repo, client: fetch::client()? })
+    pub fn new(repo: Repo) -> Self {
+        Self { repo, fetcher: Fetcher::default() }
     }
 }
 

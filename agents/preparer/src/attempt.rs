@@ -130,7 +130,7 @@ impl<'a> Attempt<'a> {
     async fn download(&self, name: &str, url: &Url, overtaken: impl Future<Output = ()>) -> Result<Fetched> {
         let mut overtaken = pin!(overtaken);
         let response = tokio::select! {
-            response = fetch::get(&self.agent.client, url) => response?,
+            response = self.agent.fetcher.get(url) => response?,
             () = &mut overtaken => return Ok(Fetched::Overtaken),
         };
         let Some(response) = response else { return Ok(Fetched::Missing) };

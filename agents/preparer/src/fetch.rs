@@ -4,6 +4,7 @@
 //! whole; a body that stops short, stalls or is cut off is an error of the fetch, and the reader never takes it for
 //! the end; when the reader goes away the fetch ends, and when the fetch goes away the reader gets an error.
 
+use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
@@ -26,14 +27,46 @@ const MAX_REDIRECTS: usize = 5;
 /// Chunks between the connection and the reader; the HTTP client makes them at most a few hundred KiB each.
 const BUFFERED: usize = 8;
 
-/// The client that all fetches share.
-pub(crate) fn client() -> Result<Client> {
-    let builder = || {
-        let builder = store::http_client().connect_timeout(CONNECT_TIMEOUT).read_timeout(STALL_TIMEOUT);
-        builder.redirect(Policy::custom(redirect))
-    };
-    // A host without any CA certificates, for which the first fails, can still fetch from a plain server.
-    builder().build().or_else(|_| builder().tls_certs_only([]).build()).context("making an HTTP client")
+/// What all fetches of an agent share.
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    stall_timeout: Duration,
+    /// Made when it is first needed, since that reads all of the host's CA certificates.
+    client: OnceCell<Client>,
+}
+
+impl Default for Fetcher {
+    fn default() -> Self {
+        Self { stall_timeout: STALL_TIMEOUT, client: OnceCell::new() }
+    }
+}
+
+impl Fetcher {
+    /// Asks for `url`; `None` when the server says that there is no such thing.
+    pub(crate) async fn get(&self, url: &Url) -> Result<Option<Response>> {
+        let response = self.client()?.get(url.clone()).send().await.map_err(reqwest::Error::without_url)?;
+        match response.status() {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
+            status => {
+                ensure!(status == StatusCode::OK, "the server answers {status}");
+                Ok(Some(response))
+            }
+        }
+    }
+
+    fn client(&self) -> Result<&Client> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let builder = || {
+            let builder = store::http_client().connect_timeout(CONNECT_TIMEOUT).read_timeout(self.stall_timeout);
+            builder.redirect(Policy::custom(redirect))
+        };
+        // A host without any CA certificates, for which the first fails, can still fetch from a plain server.
+        let client = builder().build().or_else(|_| builder().tls_certs_only([]).build());
+        let client = client.context("making an HTTP client")?;
+        Ok(self.client.get_or_init(|| client))
+    }
 }
 
 fn redirect(attempt: Attempt) -> reqwest::redirect::Action {
@@ -56,18 +89,6 @@ pub(crate) fn open(path: &Path) -> Result<Option<File>> {
         Err(error) => return Err(error.into()),
     }
     Ok(Some(File::open(path)?))
-}
-
-/// Asks for `url`; `None` when the server says that there is no such thing.
-pub(crate) async fn get(client: &Client, url: &Url) -> Result<Option<Response>> {
-    let response = client.get(url.clone()).send().await.map_err(reqwest::Error::without_url)?;
-    match response.status() {
-        StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
-        status => {
-            ensure!(status == StatusCode::OK, "the server answers {status}");
-            Ok(Some(response))
-        }
-    }
 }
 
 /// Two ends: what [`pump`] puts into one, a thread reads from the other.
@@ -111,6 +132,8 @@ impl Read for Body {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
     use std::thread;
 
     use super::*;
@@ -132,6 +155,32 @@ mod tests {
     fn a_body_is_read_as_it_was_sent() {
         assert_eq!(read(&[b"ab", b"c", b""]).unwrap(), b"abc");
         assert_eq!(read(&[b""]).unwrap(), b"");
+    }
+
+    /// Fetches from a server that accepts, says `head` and then nothing, until the fetch fails.
+    async fn fetch_from_one_that_only_says(head: &'static str) -> String {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/a", server.local_addr().unwrap()).parse().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = server.accept().unwrap();
+            let request = BufReader::new(stream.try_clone().unwrap()).lines();
+            assert!(request.map_while(io::Result::ok).any(|line| line.is_empty()), "the request is whole");
+            stream.write_all(head.as_bytes()).unwrap();
+            // Until the other side has given up, and the runtime has closed its end.
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        let fetcher = Fetcher { stall_timeout: Duration::from_millis(100), ..Fetcher::default() };
+        let (to, _body) = pipe();
+        let fetch = async { pump(fetcher.get(&url).await?.unwrap(), to).await };
+        format!("{:#}", fetch.await.unwrap_err())
+    }
+
+    #[tokio::test]
+    async fn a_server_that_stalls_is_given_up() {
+        for head in ["", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"] {
+            let error = fetch_from_one_that_only_says(head).await;
+            assert!(error.contains("timed out"), "after {head:?}: {error}");
+        }
     }
 
     #[test]
