@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use self::client::{Answer, Client, Entry, Request, TIMEOUT};
 use self::settings::Settings;
-use self::watch::Watches;
+use self::watch::Queries;
 use crate::{Document, Documents, Expected, Key, Prefix, Revision, Token};
 
 /// The most operations that `/v1/txn` takes on Consul 1.8; later ones take more.
@@ -34,7 +34,7 @@ const TRANSACTIONS_AT_ONCE: usize = 4;
 #[derive(Debug, Clone)]
 pub struct Consul {
     client: Client,
-    watches: Arc<Watches>,
+    queries: Arc<Queries>,
     wait: Duration,
 }
 
@@ -55,7 +55,7 @@ impl Consul {
 
     fn new(address: &str) -> Result<Self> {
         let settings = Settings::new(address, |name| std::env::var(name).ok())?;
-        Ok(Self { client: Client::new(settings)?, watches: Arc::default(), wait: Self::WAIT })
+        Ok(Self { client: Client::new(settings)?, queries: Arc::default(), wait: Self::WAIT })
     }
 
     /// Asks Consul to let queries wait for this long. Tests want less than operators.

@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, ClientBuilder, Identity, Url, redirect};
+
+use crate::http_client;
 
 /// To find Consul is quick or hopeless.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,11 +73,7 @@ impl Settings {
 
     /// An HTTP client, and the URL that its requests' paths are appended to.
     pub(super) fn client(&self) -> Result<(reqwest::Client, String)> {
-        install_crypto();
-        let builder = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .redirect(redirect::Policy::none())
-            .user_agent(concat!("platypus/", env!("CARGO_PKG_VERSION")));
+        let builder = http_client().connect_timeout(CONNECT_TIMEOUT).redirect(redirect::Policy::none());
         let (builder, base) = match &self.address {
             Address::Unix(path) => (builder.unix_socket(path.as_path()), "http://localhost".to_owned()),
             Address::Url(url) => {
@@ -155,13 +153,6 @@ impl Resolve for Fixed {
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
-}
-
-/// What rustls encrypts with, once per process.
-fn install_crypto() {
-    static ONCE: Once = Once::new();
-    // An error means that the program has chosen one already.
-    ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
 }
 
 /// No proxy is to be asked for this host itself, whatever `HTTP_PROXY` says.

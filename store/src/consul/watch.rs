@@ -26,22 +26,16 @@ const MOST_QUERIES: usize = 16;
 /// Returns once the documents under the token's prefixes differ from what it was made of.
 pub(super) async fn changed(consul: &Consul, token: &Token) -> Result<()> {
     let targets = targets(token.prefixes().cloned().collect());
-    consul.watches.keep(&targets);
+    consul.queries.keep(&targets);
     let mut watching = JoinSet::new();
     for target in targets {
         let (consul, token) = (consul.clone(), token.only(target.prefixes()));
         watching.spawn(async move { target_changed(&consul, &target, &token).await });
     }
-    let first = match watching.join_next().await {
+    match watching.join_next().await {
         Some(first) => first.context("the task that watched Consul ended early")?,
         None => std::future::pending().await,
-    };
-    if first.is_err() {
-        // What failed may have been a restart, after which all that was known is of another history: waiting with an
-        // index of that one would be waiting in vain, and the other queries' failures are the same news again.
-        consul.watches.forget_all();
     }
-    first
 }
 
 /// What one blocking query waits on.
@@ -108,55 +102,55 @@ impl Target {
 
 async fn target_changed(consul: &Consul, target: &Target, token: &Token) -> Result<()> {
     let mut calm = Calm::default();
+    // An index from before this wait could be another server's, and to wait for the end of that, to wait in vain.
+    let mut index = 0;
     loop {
         let began = Instant::now();
-        let mut joined = consul.watches.join(consul, target, token);
+        let mut joined = consul.queries.join(consul, target, token, index);
         let Ok(reply) = joined.reply.wait_for(Option::is_some).await.map(|reply| reply.clone()) else {
             continue; // Somebody whose token differs has begun another query in its place.
         };
+        consul.queries.finish(target, &joined.reply);
         let reply = reply.expect("waited for");
-        let (index, documents) = match &*reply {
+        let (now, documents) = match &*reply {
             Ok(answer) => answer,
+            Err(_) if joined.may_be_old => {
+                index = 0;
+                continue; // Whatever it was may be over.
+            }
             Err(error) => return Err(anyhow!("{error:#}")),
         };
         let seen = target.seen(consul, documents).await?;
         if seen == *token {
-            consul.watches.remember(target, &joined.reply, Known { index: *index, token: seen });
+            index = next_index(index, *now);
             calm.after(began.elapsed()).await;
         } else if joined.may_be_old && matches!(target, Target::Documents(_)) {
-            consul.watches.forget(target, &joined.reply);
+            index = 0; // It may be older than the token.
         } else {
-            consul.watches.remember(target, &joined.reply, Known { index: *index, token: seen });
             return Ok(());
         }
     }
 }
 
-/// Queries under way, and what the last ones answered. Shared by all clones of a [`Consul`].
-#[derive(Debug, Default)]
-pub(super) struct Watches(Mutex<HashMap<Target, Watched>>);
-
-#[derive(Debug, Default)]
-struct Watched {
-    known: Option<Known>,
-    query: Option<Query>,
+/// The index to wait for the end of, after an answer with index `now` to a query with `before`. A lower one is another
+/// history's: to wait with either of them could be to wait in vain, so ask without one. To ask with 0 is not to wait.
+fn next_index(before: u64, now: u64) -> u64 {
+    if now < before { 0 } else { now.max(1) }
 }
 
-/// What was seen under a target's prefixes, at an index or later: a query from that index on misses no change of it.
-#[derive(Debug)]
-struct Known {
-    index: u64,
-    token: Token,
-}
+/// Queries under way, or answered while nobody waited. Shared by all clones of a [`Consul`], and end with it.
+#[derive(Debug, Default)]
+pub(super) struct Queries(Mutex<HashMap<Target, Query>>);
 
-type Reply = Arc<Result<(u64, Documents)>>;
-
-/// A query under way, or answered. Ends with its [`Consul`].
 #[derive(Debug)]
 struct Query {
     reply: watch::Receiver<Option<Reply>>,
+    /// What was seen at the index that it waits for the end of; `None` if it does not wait.
+    waits_on: Option<Token>,
     task: AbortHandle,
 }
+
+type Reply = Arc<Result<(u64, Documents)>>;
 
 /// A part in a query.
 struct Joined {
@@ -165,70 +159,46 @@ struct Joined {
     may_be_old: bool,
 }
 
-impl Watches {
-    /// A part in the query that will tell when `target` is not as `token` has it: the one under way, or a new one.
-    fn join(&self, consul: &Consul, target: &Target, token: &Token) -> Joined {
-        let mut all = self.lock();
-        let watched = all.entry(target.clone()).or_default();
-        let last = watched.known.as_ref();
-        let known = last.filter(|known| known.token == *token);
-        if let Some(query) = watched.query.as_ref().filter(|query| !query.is_lost()) {
-            let may_be_old = query.reply.borrow().is_some();
-            // One that waits for the end of another state than the token's might do so for ever.
-            if may_be_old || known.is_some() || last.is_none() {
+impl Queries {
+    /// A part in the query that will tell when `target` is not as `token` has it: the one under way, or else a new one
+    /// that waits for the end of `index`, at which `token` was seen.
+    fn join(&self, consul: &Consul, target: &Target, token: &Token, index: u64) -> Joined {
+        let mut queries = self.lock();
+        if let Some(query) = queries.get(target).filter(|query| !query.is_lost()) {
+            let may_be_old = query.is_answered();
+            // One that waits on another state than the token's might do so for ever.
+            if may_be_old || query.waits_on.as_ref().is_none_or(|state| state == token) {
                 return Joined { reply: query.reply.clone(), may_be_old };
             }
         }
-        let query = Query::begin(consul, target, known.map_or(0, |known| known.index));
+        // Whoever has to replace one knows too little to wait.
+        let index = if queries.contains_key(target) { 0 } else { index };
+        let query = Query::begin(consul, target, token, index);
         let reply = query.reply.clone();
-        watched.query = Some(query);
+        queries.insert(target.clone(), query);
         Joined { reply, may_be_old: false }
     }
 
-    /// Notes what an answered query has shown, unless somebody else has done so.
-    fn remember(&self, target: &Target, reply: &watch::Receiver<Option<Reply>>, known: Known) {
-        if let Some(watched) = self.lock().get_mut(target).filter(|watched| watched.is_about(reply)) {
-            let index = next_index(watched.known.as_ref().map_or(0, |before| before.index), known.index);
-            *watched = Watched { known: Some(Known { index, ..known }), query: None };
+    /// Makes room for the next query, if nobody has begun it yet.
+    fn finish(&self, target: &Target, reply: &watch::Receiver<Option<Reply>>) {
+        let mut queries = self.lock();
+        if queries.get(target).is_some_and(|query| query.reply.same_channel(reply)) {
+            queries.remove(target);
         }
     }
 
-    /// Makes the next query begin anew.
-    fn forget(&self, target: &Target, reply: &watch::Receiver<Option<Reply>>) {
-        if let Some(watched) = self.lock().get_mut(target).filter(|watched| watched.is_about(reply)) {
-            *watched = Watched::default();
-        }
-    }
-
-    fn forget_all(&self) {
-        self.lock().clear();
-    }
-
-    /// Drops what nobody watches any more, but for queries under way: they hold their connections anyway.
+    /// Drops the answers that nobody waits for any more. Queries under way go on: they hold their connections anyway.
     fn keep(&self, targets: &BTreeSet<Target>) {
-        let is_pending = |watched: &Watched| watched.query.as_ref().is_some_and(|query| query.reply.borrow().is_none());
-        self.lock().retain(|target, watched| targets.contains(target) || is_pending(watched));
+        self.lock().retain(|target, query| targets.contains(target) || !query.is_answered());
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Target, Watched>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Target, Query>> {
         self.0.lock().expect("nobody panics with it")
     }
 }
 
-/// The index to wait for the end of, after an answer with index `now`. A lower one than `before` is another history's:
-/// to wait with either of them could be to wait for ever, so ask without one. To ask with 0 is not to wait at all.
-fn next_index(before: u64, now: u64) -> u64 {
-    if now < before { 0 } else { now.max(1) }
-}
-
-impl Watched {
-    fn is_about(&self, reply: &watch::Receiver<Option<Reply>>) -> bool {
-        self.query.as_ref().is_some_and(|query| query.reply.same_channel(reply))
-    }
-}
-
 impl Query {
-    fn begin(consul: &Consul, target: &Target, index: u64) -> Self {
+    fn begin(consul: &Consul, target: &Target, token: &Token, index: u64) -> Self {
         let (sender, reply) = watch::channel(None);
         // Not the `Consul`: it would keep itself alive.
         let (client, wait, target) = (consul.client.clone(), consul.wait, target.clone());
@@ -236,12 +206,16 @@ impl Query {
             let answer = target.ask(&client, index, wait).await;
             sender.send_replace(Some(Arc::new(answer)));
         });
-        Self { reply, task: task.abort_handle() }
+        Self { reply, waits_on: (index > 0).then(|| token.clone()), task: task.abort_handle() }
+    }
+
+    fn is_answered(&self) -> bool {
+        self.reply.borrow().is_some()
     }
 
     /// Whether it ended without an answer, as with its runtime.
     fn is_lost(&self) -> bool {
-        self.reply.has_changed().is_err() && self.reply.borrow().is_none()
+        self.reply.has_changed().is_err() && !self.is_answered()
     }
 }
 

@@ -1,5 +1,6 @@
 //! A Consul, or a network before it, that fails.
 
+use std::pin::pin;
 use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use fixtures::{Fault, Proxy, eventually};
 use store::{Expected, Store, intent};
 
-use crate::place::{Place, QUIET, SOON, error, follow, get, key, listing, prefix, put, says, text};
+use crate::place::{Place, QUIET, SOON, error, follow, get, key, listing, prefix, put, says, soon, text};
 
 /// An agent in a process, nearly, of its own, that ends when it has read what it shall.
 struct Agent {
@@ -64,6 +65,28 @@ fn a_server_that_comes_back_empty_and_with_lower_indexes_makes_nobody_deaf() {
     consul.put("nodes/web1/slug", "new");
     assert!(consul.index("nodes/web1/") < index);
     agent.ends();
+}
+
+#[test]
+fn a_server_that_was_replaced_while_nobody_waited_is_watched_from_its_own_beginning() {
+    let place = Place::consul();
+    let (consul, store) = (place.consul.as_ref().unwrap(), place.store());
+    let read = async || store.read(&[prefix("nodes/web1/")]).await.unwrap().1;
+    (0..100).for_each(|n| consul.put("nodes/web1/slug", &n.to_string()));
+    block_on(async {
+        let seen = read().await;
+        let mut wait = pin!(store.wait(&seen));
+        assert!(tokio::time::timeout(QUIET, &mut wait).await.is_err());
+        consul.put("nodes/web1/slug", "kept");
+        wait.await.unwrap();
+        consul.restart();
+        consul.put("nodes/web1/slug", "kept");
+        let seen = read().await;
+        let mut wait = pin!(store.wait(&seen));
+        assert!(tokio::time::timeout(QUIET, &mut wait).await.is_err());
+        consul.put("nodes/web1/slug", "new");
+        soon(wait).await.unwrap();
+    });
 }
 
 #[test]
