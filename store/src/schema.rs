@@ -262,12 +262,33 @@ pub enum Protocol {
 pub(crate) trait Parse: DeserializeOwned {
     fn parse(bytes: &[u8]) -> Result<Self> {
         ensure!(!bytes.iter().all(u8::is_ascii_whitespace), "the document is empty");
+        ensure!(depth(bytes) <= MOST_DEPTH, "objects and lists are nested more than {MOST_DEPTH} deep");
         let mut json = serde_json::Deserializer::from_slice(bytes);
         let document = serde_path_to_error::deserialize(&mut json)?;
         json.end()?;
         Ok(document)
     }
 }
+/// Parsers stop at 128, and agents keep what a document holds inside documents of their own.
+const MOST_DEPTH: usize = 64;
+
+/// How deep JSON's objects and lists are nested in each other.
+fn depth(json: &[u8]) -> usize {
+    let (mut now, mut most, mut in_string, mut escaped) = (0usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => now += 1,
+            b'}' | b']' if !in_string => now = now.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(now);
+    }
+    most
+}
+
 impl Parse for NodeDocument {}
 impl Parse for Config {}
 impl Parse for DeployConfig {}
@@ -601,6 +622,25 @@ mod tests {
         ] {
             let reason = reason(key, document);
             assert!(reason.contains(says), "{document}: {reason}");
+        }
+    }
+
+    #[test]
+    fn a_document_that_agents_could_not_keep_is_refused() {
+        let nested = |depth: usize| {
+            let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+            format!(r#"{{"versions": {{}}, "user_config": {{"a": {open}{close}, "b": "\"[["}}}}"#)
+        };
+        let check = |text: String| IntentKey::parse(CONFIG).unwrap().check(text.as_bytes());
+        check(nested(62)).unwrap();
+        assert!(check(nested(63)).unwrap_err().to_string().contains("nested more than 64 deep"));
+    }
+
+    #[test]
+    fn a_number_is_the_same_after_it_was_written_and_read_again() {
+        for number in ["96.469423867157872", "1.602176634e-19", "0.1", "1e300"] {
+            let value = serde_json::from_str::<Value>(number).unwrap();
+            assert_eq!(serde_json::from_str::<Value>(&value.to_string()).unwrap(), value, "{number}");
         }
     }
 

@@ -44,6 +44,8 @@ pub enum Wanted {
     /// Nobody can tell: the app is invalid, or no intent was ever read. Finish what was begun, so that a crash and a
     /// store that is away do not together keep an app down; begin nothing.
     Unknown,
+    /// An operator is at work on the app: stop what is under way. No attempt begins with this.
+    Held,
 }
 
 /// What all of a process's tasks share.
@@ -51,6 +53,8 @@ pub enum Wanted {
 pub struct Host {
     pub node: NodeName,
     pub store: Store,
+    /// Only looked at: for `--plan`.
+    pub read_only: bool,
     pub(crate) permits: Arc<Semaphore>,
 }
 

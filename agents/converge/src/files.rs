@@ -51,6 +51,7 @@ pub fn stage(path: &Path, bytes: &[u8], mode: u32) -> Result<Option<Staged>> {
     if holds(path, bytes, mode) {
         return Ok(None);
     }
+    replaceable(path)?;
     let write = || {
         let next = beside(path);
         remove_if_there(&next)?;
@@ -69,6 +70,7 @@ pub fn stage_link(path: &Path, target: &Path) -> Result<Option<Staged>> {
     if fs::read_link(path).is_ok_and(|found| found == target) {
         return Ok(None);
     }
+    replaceable(path)?;
     let make = || {
         let next = beside(path);
         remove_if_there(&next)?;
@@ -76,6 +78,13 @@ pub fn stage_link(path: &Path, target: &Path) -> Result<Option<Staged>> {
     };
     make().with_context(|| format!("linking {} to {}", path.display(), target.display()))?;
     Ok(Some(Staged { path: path.to_owned() }))
+}
+
+/// Fails where a rename would: better before anything depends on it.
+fn replaceable(path: &Path) -> Result<()> {
+    let directory = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    anyhow::ensure!(!directory, "{} is a directory where a file or link of ours belongs: move it away", path.display());
+    Ok(())
 }
 
 /// True when `path` is a file with these bytes and this mode.
@@ -137,6 +146,8 @@ impl Lock {
     /// `None` when somebody else holds the lock.
     pub fn try_hold(path: &Path) -> Result<Option<Self>> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o644).open(path);
+        // On a disk that became read-only what is there can still be locked.
+        let file = file.or_else(|error| File::open(path).map_err(|_| error));
         let file = file.with_context(|| format!("opening the lock {}", path.display()))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Self { _file: file })),
@@ -185,6 +196,16 @@ mod tests {
         assert!(link(&current, Path::new("installs/b")).unwrap());
         assert!(!link(&current, Path::new("installs/b")).unwrap());
         assert_eq!(fs::read_link(&current).unwrap(), Path::new("installs/b"));
+    }
+
+    #[test]
+    fn a_directory_in_the_way_is_found_before_anything_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("current");
+        fs::create_dir(&path).unwrap();
+        assert!(stage(&path, b"x", 0o644).unwrap_err().to_string().contains("move it away"));
+        assert!(stage_link(&path, Path::new("x")).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

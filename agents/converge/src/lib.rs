@@ -45,6 +45,7 @@ fn run<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> Result<E
     let host = Host {
         node: args.node()?,
         store: Store::open(args.store.as_deref())?,
+        read_only: args.plan,
         permits: Arc::new(tokio::sync::Semaphore::new(args.parallel.get())),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;

@@ -71,18 +71,19 @@ async fn tasks<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<(Vec<Task>, bool)
     }
     let mut tasks = Vec::new();
     for (app, verdict) in verdicts(intent, agent.present()?) {
-        if let Some(wanted) = verdict.wanted() {
-            let wanted = watch::Sender::new(wanted).subscribe();
-            tasks.push(Task { app: app.clone(), host: host.clone(), wanted });
-        }
-        match verdict {
+        match &verdict {
             Verdict::Converge(_) => {}
-            Verdict::Held => info!(%app, "{}", Verdict::HELD),
+            Verdict::Held => {
+                info!(%app, "{}", Verdict::HELD);
+                continue;
+            }
             Verdict::Invalid(invalid) => {
                 error!(%app, "held as it is: {invalid}");
                 failed = true;
             }
         }
+        let wanted = watch::Sender::new(verdict.wanted()).subscribe();
+        tasks.push(Task { app, host: host.clone(), wanted });
     }
     Ok((tasks, failed))
 }

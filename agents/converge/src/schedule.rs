@@ -31,12 +31,12 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// What an attempt at the app is told; `None` when there is to be none.
-    pub(crate) fn wanted(&self) -> Option<Wanted> {
+    /// What an attempt at the app is told.
+    pub(crate) fn wanted(&self) -> Wanted {
         match self {
-            Self::Converge(wanted) => Some(wanted.clone()),
-            Self::Invalid(_) => Some(Wanted::Unknown),
-            Self::Held => None,
+            Self::Converge(wanted) => wanted.clone(),
+            Self::Invalid(_) => Wanted::Unknown,
+            Self::Held => Wanted::Held,
         }
     }
 
@@ -65,7 +65,8 @@ pub(crate) async fn keep_converging<A: Agent>(
     mut intents: mpsc::Receiver<Option<NodeIntent>>,
     interval: Duration,
 ) -> ExitCode {
-    let mut schedule = Schedule { agent, host, interval, slots: BTreeMap::new(), running: JoinSet::new() };
+    let mut schedule =
+        Schedule { agent, host, interval, slots: BTreeMap::new(), strays: Vec::new(), running: JoinSet::new() };
     loop {
         let due = schedule.start_what_is_due();
         tokio::select! {
@@ -98,6 +99,8 @@ struct Schedule<A> {
     host: Host,
     interval: Duration,
     slots: BTreeMap<AppName, Slot>,
+    /// Said already.
+    strays: Vec<Invalid>,
     running: JoinSet<(AppName, Result<Outcome>)>,
 }
 
@@ -107,7 +110,9 @@ struct Slot {
     /// What a running attempt listens to.
     wanted: watch::Sender<Wanted>,
     running: bool,
-    /// The next attempt; at the end of a running one if that is later.
+    /// Something changed while an attempt was running.
+    changed: bool,
+    /// The next attempt, when none is running.
     due: Instant,
     failing: Backoff,
     waiting: Backoff,
@@ -121,6 +126,7 @@ impl Slot {
             verdict,
             wanted: watch::Sender::new(Wanted::Unnamed),
             running: false,
+            changed: false,
             due: Instant::now(),
             failing: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             waiting: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
@@ -130,6 +136,7 @@ impl Slot {
 
     fn reset(&mut self) {
         self.due = Instant::now();
+        self.changed = self.running;
         self.failing.reset();
         self.waiting.reset();
     }
@@ -154,9 +161,10 @@ impl<A: Agent> Schedule<A> {
 
     /// Takes over new intent: what changed is due now.
     fn apply(&mut self, intent: NodeIntent) {
-        for stray in &intent.strays {
+        for stray in intent.strays.iter().filter(|stray| !self.strays.contains(stray)) {
             warn!("ignored: {stray}");
         }
+        self.strays.clone_from(&intent.strays);
         let mut verdicts = verdicts(intent, self.present());
         for (app, _) in self.slots.iter().filter(|(_, slot)| slot.running) {
             verdicts.entry(app.clone()).or_insert(Verdict::Converge(Wanted::Unnamed));
@@ -187,9 +195,8 @@ impl<A: Agent> Schedule<A> {
     /// Tells running attempts what is wanted now, and people which apps are left alone.
     fn tell(&mut self) {
         for (app, slot) in &mut self.slots {
-            if let Some(wanted) = slot.verdict.wanted() {
-                slot.wanted.send_if_modified(|before| std::mem::replace(before, wanted.clone()) != wanted);
-            }
+            let wanted = slot.verdict.wanted();
+            slot.wanted.send_if_modified(|before| std::mem::replace(before, wanted.clone()) != wanted);
             match slot.verdict.clone() {
                 Verdict::Converge(_) => {}
                 Verdict::Held => {
@@ -220,7 +227,6 @@ impl<A: Agent> Schedule<A> {
                 continue;
             }
             slot.running = true;
-            slot.due = now + jittered(self.interval);
             let task = Task { app: app.clone(), host: self.host.clone(), wanted: slot.wanted.subscribe() };
             let (app, agent) = (app.clone(), self.agent.clone());
             self.running.spawn_local(async move { (app, agent.converge(task).await) });
@@ -232,7 +238,14 @@ impl<A: Agent> Schedule<A> {
     fn settle(&mut self, app: &AppName, result: Result<Outcome>) {
         let slot = self.slots.get_mut(app).expect("a slot with a running attempt is kept");
         slot.running = false;
-        let now = Instant::now();
+        // From the end of an attempt, so that one that takes long is not followed by the next at once.
+        let delay = match &result {
+            _ if std::mem::take(&mut slot.changed) => Duration::ZERO,
+            Ok(Outcome::Converged) => jittered(self.interval),
+            Ok(Outcome::Waiting(_)) => slot.waiting.delay(),
+            Err(_) => slot.failing.delay(),
+        };
+        slot.due = Instant::now() + delay;
         match result {
             Ok(Outcome::Converged) => {
                 slot.failing.reset();
@@ -243,12 +256,10 @@ impl<A: Agent> Schedule<A> {
             }
             Ok(Outcome::Waiting(reason)) => {
                 slot.failing.reset();
-                slot.due = slot.due.min(now + slot.waiting.delay());
                 let text = format!("waiting: {reason}");
                 if slot.is_news(&text) { info!(%app, "{text}") } else { debug!(%app, "{text}") }
             }
             Err(error) => {
-                slot.due = slot.due.min(now + slot.failing.delay());
                 let text = format!("{error:#}");
                 if slot.is_news(&text) { error!(%app, "{text}") } else { debug!(%app, "{text}") }
             }
@@ -291,6 +302,7 @@ mod tests {
                 Wanted::App(_) => "App",
                 Wanted::Unnamed => "Unnamed",
                 Wanted::Unknown => "Unknown",
+                Wanted::Held => "Held",
             };
             let at = self.start.get_or_init(Instant::now).elapsed();
             self.began.borrow_mut().push((format!("{} {wanted}", task.app), at));
@@ -352,6 +364,7 @@ mod tests {
         let host = Host {
             node: "web1".parse().unwrap(),
             store: Store::open(Some("file:nowhere")).unwrap(),
+            read_only: false,
             permits: std::sync::Arc::new(tokio::sync::Semaphore::new(1)),
         };
         let (sender, receiver) = mpsc::channel(1);

@@ -1,20 +1,23 @@
 //! Doing what was decided, a step after the other. Every step can be done again.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use converge::{Outcome, Task, blocking, files};
+use converge::{Outcome, Task, Wanted, blocking, files};
 use store::AppName;
+use store::intent::App;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::decide::Decision;
+use crate::decide::{Decision, Service};
 use crate::definition::Definition;
 use crate::health::{Inquiry, Verdict};
 use crate::logs::Logs;
-use crate::program;
+use crate::processes;
+use crate::program::{self, Output};
 use crate::record::{Failure, Record};
 use crate::service::Staged;
 use crate::{Setlive, remove};
@@ -24,6 +27,8 @@ pub(crate) struct Act<'a> {
     pub(crate) setlive: &'a Setlive,
     pub(crate) app: &'a AppName,
     pub(crate) task: &'a mut Task,
+    /// What intent said when the attempt began.
+    pub(crate) wanted: &'a Wanted,
 }
 
 /// Whether there may be more to do.
@@ -67,7 +72,6 @@ impl Act<'_> {
             Decision::Recheck(to, failure) => return self.recheck(to, failure, recorded(record)?).await,
             Decision::Replace { from, to, permission: _ } => return self.replace(from, to, record).await,
             Decision::RemoveServices(services) => {
-                let _permit = self.task.permit().await;
                 remove::services(self.setlive, app, services.iter(), Duration::from_secs(10)).await?;
                 let mut record = recorded(record)?;
                 record.services.retain(|service| !services.contains(service));
@@ -75,6 +79,9 @@ impl Act<'_> {
             }
             Decision::Remove { running, why } => {
                 let _permit = self.task.permit().await;
+                if self.is_overtaken() {
+                    return Ok(overtaken());
+                }
                 info!(%app, "Removing its services: {why}");
                 self.remove(running, recorded(record)?).await?;
             }
@@ -88,8 +95,11 @@ impl Act<'_> {
         let _permit = self.task.permit().await;
         let mut clock = Clock::new();
         // All that can be refused is refused, and all that takes space is written, while the old one still runs.
-        if let Some(user) = &to.runas {
-            program::can_run_as(user).await?;
+        if let Some(waiting) = self.await_supervision(record.as_ref()).await? {
+            return Ok(Next::Done(waiting));
+        }
+        if self.is_overtaken() {
+            return Ok(overtaken());
         }
         let record = record.unwrap_or_else(|| Record::new(&self.task.host.node, &to)).begun(&to);
         self.save(record.clone()).await?;
@@ -101,13 +111,20 @@ impl Act<'_> {
             if self.disable(from).await {
                 clock.lap("disable");
             }
+            if self.is_overtaken() {
+                return Ok(overtaken());
+            }
             info!(%app, "Stopping {}", from.version);
         }
-        let patience = from.as_ref().unwrap_or(&to).timeouts.stop.duration();
-        self.stop(&record, patience).await?;
+        let from = from.as_ref().unwrap_or(&to);
+        self.stop(&record, from.timeouts.stop.duration()).await?;
+        processes::end_strays(from.basedir.path()).await?;
         clock.lap("stop");
         info!(%app, "Symlinking current to {app}_{}", to.version);
-        let staged = self.put(staged).await?;
+        let staged = match self.put(staged).await {
+            Ok(staged) => staged,
+            Err(error) => return self.failed(&to, record, format!("{error:#}"), &Logs::from_now(&to)).await,
+        };
         clock.lap("write");
         info!(%app, "Starting {}", to.version);
         let logs = Logs::from_now(&to);
@@ -115,56 +132,78 @@ impl Act<'_> {
             return Ok(Next::Done(waiting));
         }
         clock.lap("start");
-        let next = self.settle(&to, record, &mut clock, &logs).await?;
-        // What was renamed is made to last while nobody waits for it.
+        // What was renamed is made to last before the record says that it is there, and after it was waited for.
         blocking(move || staged.sync()).await?;
+        let next = self.settle(&to, record, &mut clock, &logs).await?;
         self.setlive.tidy(app, &to);
         Ok(next)
+    }
+
+    /// An outcome when a service is linked that nobody looks after: it could not be stopped, so nothing is begun.
+    async fn await_supervision(&self, record: Option<&Record>) -> Result<Option<Outcome>> {
+        let site = &self.setlive.site;
+        for service in record.iter().flat_map(|record| &record.services) {
+            let linked = fs::symlink_metadata(site.places.link(service)).is_ok();
+            if linked && !site.control.is_supervised(&site.places.staged(service)).await? {
+                return Ok(Some(self.no_runsvdir()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn no_runsvdir(&self) -> Outcome {
+        let runit = self.setlive.site.places.runit.display();
+        Outcome::Waiting(format!("for runsvdir to look after {runit}; is it running?"))
     }
 
     /// Waits for health, enables, and notes how it went.
     async fn settle(&mut self, to: &Definition, record: Record, clock: &mut Clock, logs: &Logs) -> Result<Next> {
         let app = self.app;
-        let verdict = inquiry(self.setlive, app, to).wait(self.task).await;
-        let verdict = match verdict {
-            Verdict::Healthy => {
-                clock.lap("healthy");
-                match self.enable(to).await {
-                    Ok(_) => Verdict::Healthy,
-                    Err(error) => Verdict::Unhealthy(format!("{error:#}")),
+        match self.wait_for_health(to).await {
+            Verdict::Healthy(after) => {
+                clock.lap_of("healthy", after);
+                if let Err(error) = self.enable(to).await {
+                    return self.failed(to, record, format!("{error:#}"), logs).await;
                 }
-            }
-            other => other,
-        };
-        match verdict {
-            Verdict::Healthy => {
                 self.save(record.arrived(to)).await?;
                 info!(%app, "{} is live ({})", to.version, clock.laps());
                 Ok(Next::Look)
             }
-            Verdict::Unhealthy(reason) => {
-                let failure = Failure { version: to.version.clone(), reason, log: logs.last_lines() };
-                warn!(%app, "{} failed: {}", to.version, failure.reason);
-                for line in &failure.log {
-                    warn!(%app, "| {line}");
-                }
-                let mut record = record;
-                record.failed.insert(to.digest(), failure);
-                self.save(record).await?;
-                Ok(Next::Look)
-            }
-            Verdict::Overtaken => Ok(Next::Done(Outcome::Waiting("intent changed on the way".to_owned()))),
+            Verdict::Unhealthy(reason) => self.failed(to, record, reason, logs).await,
+            Verdict::Overtaken => Ok(overtaken()),
         }
     }
 
+    /// Notes that `to` is not to be had, with the last lines that it logged.
+    async fn failed(&self, to: &Definition, mut record: Record, reason: String, logs: &Logs) -> Result<Next> {
+        let app = self.app;
+        warn!(%app, "{} failed: {reason}", to.version);
+        let log = logs.last_lines();
+        for line in &log {
+            warn!(%app, "| {line}");
+        }
+        let failure = Failure { version: to.version.clone(), reason, log, health: to.health.clone() };
+        record.failed.insert(to.digest(), failure);
+        self.save(record).await?;
+        Ok(Next::Look)
+    }
+
     async fn await_health(&mut self, to: Definition, record: Record) -> Result<Next> {
-        let _permit = self.task.permit().await;
         self.settle(&to, record, &mut Clock::new(), &Logs::of(&to)).await
     }
 
     async fn recheck(&mut self, to: Definition, failure: Failure, record: Record) -> Result<Next> {
-        match inquiry(self.setlive, self.app, &to).ask().await {
-            Ok(()) => {
+        let asked = async {
+            inquiry(self.setlive, self.app, &to).ask_now().await?;
+            self.enable(&to).await
+        };
+        let mut task = self.task.clone();
+        let asked = tokio::select! {
+            asked = asked => asked,
+            () = changed(&mut task, self.wanted) => return Ok(overtaken()),
+        };
+        match asked {
+            Ok(_) => {
                 info!(app = %self.app, "{} is healthy after all", to.version);
                 self.save(record.arrived(&to)).await?;
                 Ok(Next::Look)
@@ -175,16 +214,26 @@ impl Act<'_> {
 
     /// Starts what is in place and does not run.
     async fn restart(&mut self, to: &Definition) -> Result<Next> {
-        let _permit = self.task.permit().await;
-        info!(app = %self.app, "Starting {}, which is not running", to.version);
         if let Some(waiting) = self.start(to).await? {
             return Ok(Next::Done(waiting));
         }
-        match inquiry(self.setlive, self.app, to).wait(self.task).await {
-            Verdict::Healthy => Ok(Next::Look),
+        match self.wait_for_health(to).await {
+            Verdict::Healthy(_) => {
+                info!(app = %self.app, "{} was not running, and is again", to.version);
+                Ok(Next::Look)
+            }
             Verdict::Unhealthy(reason) => Err(anyhow!("{} was started again, but is {reason}", to.version)),
-            Verdict::Overtaken => Ok(Next::Done(Outcome::Waiting("intent changed on the way".to_owned()))),
+            Verdict::Overtaken => Ok(overtaken()),
         }
+    }
+
+    async fn wait_for_health(&mut self, to: &Definition) -> Verdict {
+        inquiry(self.setlive, self.app, to).wait(changed(self.task, self.wanted)).await
+    }
+
+    /// Whether intent says something else by now.
+    fn is_overtaken(&mut self) -> bool {
+        !same(self.wanted, &self.task.wanted())
     }
 
     /// Stops the app, removes its services and at last its record.
@@ -196,23 +245,24 @@ impl Act<'_> {
         }
         let patience = patience.unwrap_or(Duration::from_secs(10));
         remove::services(self.setlive, self.app, record.services.iter(), patience).await?;
-        self.setlive.places.unbuild(self.app)?;
-        let (records, app) = (self.setlive.records.clone(), self.app.clone());
+        processes::end_strays(record.basedir.path()).await?;
+        self.setlive.site.places.unbuild(self.app)?;
+        let (records, app) = (self.setlive.site.records.clone(), self.app.clone());
         blocking(move || records.remove(&app)).await
     }
 
     async fn save(&self, record: Record) -> Result<()> {
-        let (records, app) = (self.setlive.records.clone(), self.app.clone());
+        let (records, app) = (self.setlive.site.records.clone(), self.app.clone());
         blocking(move || records.save(&app, &record)).await
     }
 
     async fn stage(&self, to: &Definition) -> Result<Staged> {
-        let (places, app, to) = (self.setlive.places.clone(), self.app.clone(), to.clone());
+        let (places, app, to) = (self.setlive.site.places.clone(), self.app.clone(), to.clone());
         blocking(move || places.stage(&app, &to)).await
     }
 
     async fn put(&self, staged: Staged) -> Result<Staged> {
-        let places = self.setlive.places.clone();
+        let places = self.setlive.site.places.clone();
         blocking(move || {
             staged.put()?;
             places.build()?;
@@ -235,8 +285,11 @@ impl Act<'_> {
     async fn stop(&self, record: &Record, patience: Duration) -> Result<()> {
         let mut stopping = JoinSet::new();
         for service in &record.services {
-            let (control, dir) = (self.setlive.control.clone(), self.setlive.places.staged(service));
-            if fs::symlink_metadata(self.setlive.places.link(service)).is_ok() {
+            let site = &self.setlive.site;
+            let (control, dir) = (site.control.clone(), site.places.staged(service));
+            // What has neither a link nor a runsv is not there yet, or no more.
+            let linked = fs::symlink_metadata(site.places.link(service)).is_ok();
+            if linked || control.observe(&dir)? != Service::Unsupervised {
                 stopping.spawn_local(async move { control.stop(&dir, patience).await });
             }
         }
@@ -250,13 +303,12 @@ impl Act<'_> {
     async fn start(&self, to: &Definition) -> Result<Option<Outcome>> {
         let mut starting = JoinSet::new();
         for service in to.services() {
-            let (control, dir) = (self.setlive.control.clone(), self.setlive.places.staged(service));
+            let (control, dir) = (self.setlive.site.control.clone(), self.setlive.site.places.staged(service));
             starting.spawn_local(async move { control.start(&dir).await });
         }
         while let Some(started) = starting.join_next().await {
             if !started.context("starting")?? {
-                let runit = self.setlive.places.runit.display();
-                return Ok(Some(Outcome::Waiting(format!("for runsvdir to look after {runit}; is it running?"))));
+                return Ok(Some(self.no_runsvdir()));
             }
         }
         Ok(None)
@@ -280,18 +332,19 @@ impl Act<'_> {
             return Ok(false);
         }
         info!(app = %self.app, "Running {path} of {}", definition.version);
-        program::run(self.app, definition, path, patience).await.map(|()| true)
+        program::run(self.app, definition, path, patience, Output::Shown).await.map(|()| true)
     }
 }
 
 impl Setlive {
     /// Removes configuration files that no definition in the record refers to. Of no consequence when it fails.
     fn tidy(&self, app: &AppName, to: &Definition) {
-        let Ok(Some(record)) = self.records.load(app) else { return };
+        let Ok(Some(record)) = self.site.records.load(app) else { return };
         let keep = record.healthy.iter().chain(&record.converging).chain([to]).map(Definition::config_path);
         let keep = keep.collect::<Vec<_>>();
         let Ok(entries) = fs::read_dir(to.basedir.path().join("config")) else { return };
-        for path in entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| !keep.contains(path)) {
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        for path in paths.filter(|path| is_config(path) && !keep.contains(path)) {
             if let Err(error) = files::remove(&path) {
                 debug!(%app, "{error:#}");
             }
@@ -300,7 +353,37 @@ impl Setlive {
 }
 
 fn inquiry<'a>(setlive: &'a Setlive, app: &'a AppName, definition: &'a Definition) -> Inquiry<'a> {
-    Inquiry { app, definition, places: &setlive.places, control: &setlive.control, http: &setlive.http }
+    Inquiry { app, definition, places: &setlive.site.places, control: &setlive.site.control, http: &setlive.http }
+}
+
+/// Whether a file in `<basedir>/config` is one of ours, by its name: `<digest>.json`. Others may keep theirs there.
+fn is_config(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let digest = name.strip_suffix(".json").unwrap_or_default();
+    digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn overtaken() -> Next {
+    Next::Done(Outcome::Waiting("intent changed on the way".to_owned()))
+}
+
+/// Resolves once intent says something else that matters here.
+async fn changed(task: &mut Task, wanted: &Wanted) {
+    loop {
+        task.changed().await;
+        if !same(wanted, &task.wanted()) {
+            return;
+        }
+    }
+}
+
+/// Whether two intents are the same for what runs: neither ports nor versions that are only to be prepared matter.
+fn same(one: &Wanted, other: &Wanted) -> bool {
+    let run = |app: &App| App { prep: Vec::new(), ports: Vec::new(), min_nodes: 0, ..app.clone() };
+    match (one, other) {
+        (Wanted::App(one), Wanted::App(other)) => run(one) == run(other),
+        (one, other) => one == other,
+    }
 }
 
 fn recorded(record: Option<Record>) -> Result<Record> {
@@ -319,9 +402,12 @@ impl Clock {
     }
 
     fn lap(&mut self, what: &str) {
-        let now = Instant::now();
-        self.laps.push(format!("{what} {:.1} ms", (now - self.last).as_secs_f64() * 1000.0));
-        self.last = now;
+        self.lap_of(what, self.last.elapsed());
+    }
+
+    fn lap_of(&mut self, what: &str, took: Duration) {
+        self.laps.push(format!("{what} {:.1} ms", took.as_secs_f64() * 1000.0));
+        self.last = Instant::now();
     }
 
     fn laps(&self) -> String {

@@ -18,6 +18,8 @@ pub(crate) enum Goal {
     Run(Definition),
     /// Run this version, of which the install is not there yet.
     Unprepared { version: Version, install: PathBuf },
+    /// Run something that cannot be run, for this reason.
+    Unusable { reason: String },
     /// Run nothing: no version is active, or the app has left this node for good.
     Nothing { why: &'static str },
     /// What is wanted is not known: finish what was begun, if anything was.
@@ -32,6 +34,8 @@ pub(crate) struct Seen {
     pub(crate) services: BTreeMap<String, Service>,
     /// Those of the definitions at hand that the files and links on disk are rendered from.
     pub(crate) on_disk: BTreeSet<Digest>,
+    /// Those of the definitions at hand whose installs are there.
+    pub(crate) installed: BTreeSet<Digest>,
     /// Another node's name or a record of `pt-direct` is no longer in the way.
     pub(crate) adopt: bool,
 }
@@ -103,20 +107,29 @@ pub(crate) fn decide(goal: &Goal, seen: &Seen) -> Decision {
             Some(record) => Decision::Remove { running: record.healthy.clone(), why },
         },
         Goal::Unprepared { version, install } => {
-            let wait = || Decision::Wait(format!("{version} is not prepared yet: there is no {}", install.display()));
-            // Meanwhile what ran goes on, also when a crash or a change of mind came between.
-            match seen.record.as_ref().and_then(|record| record.healthy.clone()) {
-                None => wait(),
-                Some(healthy) => match toward(&healthy, seen) {
-                    Decision::Converged => wait(),
-                    other => other,
-                },
-            }
+            meanwhile(seen, Decision::Wait(format!("{version} is not prepared yet: there is no {}", install.display())))
         }
+        Goal::Unusable { reason } => meanwhile(seen, Decision::Refuse(reason.clone())),
         Goal::Run(wanted) => run(wanted, seen),
-        Goal::Finish => match seen.record.as_ref().and_then(|record| record.converging.clone()) {
-            None => Decision::Converged,
-            Some(begun) => toward_or_back(&begun, seen),
+        Goal::Finish => match &seen.record {
+            Some(Record { converging: Some(begun), healthy, .. }) => {
+                // What was only noted and not yet begun in earnest is not begun now.
+                let goes_on = |healthy: &Definition| seen.on_disk.contains(&healthy.digest()) && runs(healthy, seen);
+                let untouched = healthy.as_ref().is_some_and(goes_on);
+                if untouched { Decision::Converged } else { toward_or_back(begun, seen) }
+            }
+            Some(_) | None => Decision::Converged,
+        },
+    }
+}
+
+/// While what is wanted cannot be run, what ran goes on, also when a crash or a change of mind came between.
+fn meanwhile(seen: &Seen, then: Decision) -> Decision {
+    match seen.record.as_ref().and_then(|record| record.healthy.as_ref()) {
+        None => then,
+        Some(healthy) => match toward(healthy, seen) {
+            Decision::Converged => then,
+            other => other,
         },
     }
 }
@@ -125,7 +138,7 @@ pub(crate) fn decide(goal: &Goal, seen: &Seen) -> Decision {
 pub(crate) fn candidates<'a>(goal: &'a Goal, record: Option<&'a Record>) -> Vec<&'a Definition> {
     let wanted = match goal {
         Goal::Run(wanted) => Some(wanted),
-        Goal::Unprepared { .. } | Goal::Nothing { .. } | Goal::Finish => None,
+        Goal::Unprepared { .. } | Goal::Unusable { .. } | Goal::Nothing { .. } | Goal::Finish => None,
     };
     let recorded = record.into_iter().flat_map(|record| record.healthy.iter().chain(&record.converging));
     wanted.into_iter().chain(recorded).collect()
@@ -148,13 +161,19 @@ fn not_ours(goal: &Goal, seen: &Seen) -> Option<String> {
                 "there is a service {service} that is not ours: remove it, or give --adopt to take it over (and restart it)"
             ))
         }
-        (_, Goal::Unprepared { .. } | Goal::Nothing { .. } | Goal::Finish) => None,
+        (_, Goal::Unprepared { .. } | Goal::Unusable { .. } | Goal::Nothing { .. } | Goal::Finish) => None,
     }
 }
 
 fn run(wanted: &Definition, seen: &Seen) -> Decision {
     let Some(record) = &seen.record else { return toward(wanted, seen) };
-    let past = record.failed.iter().filter(|(_, failure)| failure.version != wanted.version);
+    // Not the failure of what would be gone back to: that is news as long as it lasts.
+    let fallback = record.healthy.as_ref().map(Definition::digest);
+    let is_past = |digest: &Digest, failure: &Failure| {
+        let another = failure.version != wanted.version && fallback.as_ref() != Some(digest);
+        another || *digest == wanted.digest() && failure.health != wanted.health
+    };
+    let past = record.failed.iter().filter(|(digest, failure)| is_past(digest, failure));
     let past = past.map(|(digest, _)| digest.clone()).collect::<BTreeSet<_>>();
     if !past.is_empty() {
         return Decision::Forget(past);
@@ -167,10 +186,13 @@ fn toward_or_back(wanted: &Definition, seen: &Seen) -> Decision {
     let Some(record) = &seen.record else { return toward(wanted, seen) };
     let digest = wanted.digest();
     match (record.failed.get(&digest), &record.healthy) {
-        (Some(failure), Some(healthy)) if healthy.digest() != digest => match toward(healthy, seen) {
-            Decision::Converged => Decision::FellBack { failure: failure.clone(), running: healthy.clone() },
-            other => other,
-        },
+        // What is gone cannot be gone back to.
+        (Some(failure), Some(healthy)) if healthy.digest() != digest && seen.installed.contains(&healthy.digest()) => {
+            match toward(healthy, seen) {
+                Decision::Converged => Decision::FellBack { failure: failure.clone(), running: healthy.clone() },
+                other => other,
+            }
+        }
         (Some(_) | None, _) => toward(wanted, seen),
     }
 }
@@ -191,9 +213,11 @@ fn toward(target: &Definition, seen: &Seen) -> Decision {
         },
         // Begun and not known to have got as far as the start; or intent changed on the way. What ran before is
         // stopped already, or the permission to stop it was given for this.
-        Some(_) => {
-            let from = record.converging.clone().or_else(|| record.healthy.clone());
-            Decision::Replace { from, to: target.clone(), permission: Permission::NotNeeded }
+        Some(begun) => {
+            // Its files tell which of the two it is that may still run.
+            let on_disk = |definition: &&Definition| seen.on_disk.contains(&definition.digest());
+            let from = record.healthy.as_ref().filter(on_disk).unwrap_or(begun).clone();
+            Decision::Replace { from: Some(from), to: target.clone(), permission: Permission::NotNeeded }
         }
         None if record.healthy.as_ref().is_some_and(|healthy| healthy.digest() == digest) => {
             settled(target, seen, record, written)
@@ -210,7 +234,7 @@ fn settled(target: &Definition, seen: &Seen, record: &Record, written: bool) -> 
     let obsolete = obsolete.cloned().collect::<BTreeSet<_>>();
     if !written {
         Decision::Repair(target.clone())
-    } else if !target.services().all(|service| matches!(seen.services.get(service), Some(Service::Running { .. }))) {
+    } else if !runs(target, seen) {
         Decision::Start(target.clone())
     } else if !obsolete.is_empty() {
         Decision::RemoveServices(obsolete)
@@ -219,6 +243,10 @@ fn settled(target: &Definition, seen: &Seen, record: &Record, written: bool) -> 
     } else {
         Decision::Converged
     }
+}
+
+fn runs(target: &Definition, seen: &Seen) -> bool {
+    target.services().all(|service| matches!(seen.services.get(service), Some(Service::Running { .. })))
 }
 
 /// True when every service was told to run, or will run as soon as runsvdir finds it. Since a replacement stops before it

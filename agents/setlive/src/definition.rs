@@ -131,7 +131,13 @@ fn entries(app: &AppName, install: &Path) -> Result<BTreeMap<String, String>> {
     for entry in fs::read_dir(&launch).with_context(|| format!("listing {}", launch.display()))? {
         let path = entry.with_context(|| format!("listing {}", launch.display()))?.path();
         let script = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        ensure!(store::is_name(&script), "{} cannot name a service: letters, digits, '.', '_', '-'", path.display());
+        // Its log goes to <basedir>/log/<script>, beside what svlogd itself keeps there for an app of one service.
+        let svlogds = ["current", "lock", "state", "config"].contains(&script.as_str());
+        ensure!(
+            store::is_name(&script) && !svlogds,
+            "{} cannot name a service: letters, digits, '.', '_', '-', and none of svlogd's own: current, lock, state, config",
+            path.display()
+        );
         executable(&path)?;
         entries.insert(format!("{app}@{script}"), format!("bin/launch/{script}"));
     }

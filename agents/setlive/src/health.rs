@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use converge::Task;
 use store::AppName;
 use store::schema::{Check, Health};
 use tokio::net::TcpStream;
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::decide::Service;
 use crate::definition::Definition;
-use crate::program;
+use crate::program::{self, Output};
 use crate::runit::Control;
 use crate::service::Places;
 
@@ -24,13 +23,19 @@ const STEADY_DEADLINE: Duration = Duration::from_secs(10);
 /// The client for HTTP checks: asks this host only, and a process that is no more cannot answer on an old connection.
 pub(crate) fn client() -> reqwest::Result<reqwest::Client> {
     let direct = store::http_client().no_proxy().redirect(reqwest::redirect::Policy::none());
-    direct.pool_max_idle_per_host(0).build()
+    // Without TLS there is nothing to verify, and a host without any CA certificates is a host all the same.
+    direct.pool_max_idle_per_host(0).tls_certs_only([]).build()
 }
+
+/// After an answer it has to go on for this long: one that cannot have its port dies, and another's answer on that port
+/// is not its own.
+const CONFIRMED: Duration = Duration::from_millis(100);
 
 /// How waiting for health ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    Healthy,
+    /// And how long it took to the first good answer.
+    Healthy(Duration),
     /// Not within the deadline; the last reason.
     Unhealthy(String),
     /// Intent says something else by now.
@@ -46,48 +51,71 @@ pub(crate) struct Inquiry<'a> {
     pub(crate) http: &'a reqwest::Client,
 }
 
+/// By service.
+type Pids<'a> = BTreeMap<&'a str, i32>;
+
 impl Inquiry<'_> {
-    /// Waits until the instance is healthy, its deadline is over, or intent changes.
-    pub(crate) async fn wait(&self, task: &mut Task) -> Verdict {
-        let deadline = self.definition.health.as_ref().map_or(STEADY_DEADLINE, |health| health.deadline.duration());
-        let mut last = "it was not asked in time".to_owned();
-        let healthy = async {
-            // Often at first, since most apps answer at once; then as its interval says.
-            let mut pause = Duration::from_millis(2);
-            let longest = self.definition.health.as_ref().map_or(STEADY, |health| health.interval.duration());
-            loop {
-                match self.ask().await {
-                    Ok(()) => return,
-                    Err(error) => last = format!("{error:#}"),
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(longest);
-            }
-        };
+    /// Waits until the instance is healthy, or its deadline is over, or `overtaken` resolves.
+    pub(crate) async fn wait(&self, overtaken: impl Future<Output = ()>) -> Verdict {
         tokio::select! {
-            () = healthy => Verdict::Healthy,
-            () = tokio::time::sleep(deadline) => Verdict::Unhealthy(format!("not healthy within {deadline:?}: {last}")),
-            () = task.changed() => Verdict::Overtaken,
+            verdict = self.until_deadline() => verdict,
+            () = overtaken => Verdict::Overtaken,
         }
     }
 
-    /// Asks once. An answer counts only when the same processes ran before and after: another's answer on the same
-    /// port is not ours.
-    pub(crate) async fn ask(&self) -> Result<()> {
+    async fn until_deadline(&self) -> Verdict {
+        let health = self.definition.health.as_ref();
+        let patience = health.map_or(STEADY_DEADLINE, |health| health.deadline.duration());
+        let longest = health.map_or(STEADY, |health| health.interval.duration());
+        let (began, mut first) = (Instant::now(), None);
+        let deadline = began + patience;
+        // Often at first, since most apps answer at once; then as the interval says.
+        let mut pause = Duration::from_millis(2);
+        loop {
+            let asked = Instant::now();
+            let reason = match (self.ask(deadline).await, &first) {
+                (Ok(pids), Some((before, after))) if pids == *before => return Verdict::Healthy(*after),
+                (Ok(pids), _) => {
+                    first = Some((pids, began.elapsed()));
+                    tokio::time::sleep(CONFIRMED).await;
+                    continue;
+                }
+                (Err(error), _) => format!("{error:#}"),
+            };
+            first = None;
+            // Asked for the last time at the deadline, not before it.
+            if asked >= deadline {
+                return Verdict::Unhealthy(format!("not healthy within {patience:?}: {reason}"));
+            }
+            tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// Asks once, until the deadline or for a second after it. An answer counts only when the same processes, which are
+    /// returned, ran before and after.
+    pub(crate) async fn ask(&self, deadline: Instant) -> Result<Pids<'_>> {
         let before = self.processes()?;
         match &self.definition.health {
             Some(health) => {
-                let asked = tokio::time::timeout(health.timeout.duration(), self.check(health));
-                let timeout = health.timeout.duration();
-                asked.await.unwrap_or_else(|_| bail!("its check did not answer within {timeout:?}"))?;
+                let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(1);
+                let timeout = health.timeout.duration().min(left);
+                let asked = tokio::time::timeout(timeout, self.check(health, timeout));
+                asked.await.unwrap_or_else(|_| bail!("its check did not answer within {timeout:.1?}"))?;
             }
             None => self.stay(&before).await?,
         }
         ensure!(self.processes()? == before, "it died while it was asked");
-        Ok(())
+        Ok(before)
     }
 
-    async fn check(&self, health: &Health) -> Result<()> {
+    /// Asks once, for a check's own time-out and no longer.
+    pub(crate) async fn ask_now(&self) -> Result<()> {
+        let patience = self.definition.health.as_ref().map_or(STEADY, |health| health.timeout.duration());
+        self.ask(Instant::now() + patience).await.map(|_| ())
+    }
+
+    async fn check(&self, health: &Health, timeout: Duration) -> Result<()> {
         match &health.check {
             Check::Http(http) => {
                 let url = format!("http://127.0.0.1:{}{}", http.port.get(), http.path.as_str());
@@ -103,14 +131,12 @@ impl Inquiry<'_> {
                 Ok(())
             }
             // Its own time-out ends the program; the one around it would only drop it.
-            Check::Script(path) => {
-                program::run(self.app, self.definition, path.as_str(), health.timeout.duration()).await
-            }
+            Check::Script(path) => program::run(self.app, self.definition, path.as_str(), timeout, Output::Debug).await,
         }
     }
 
     /// Fails as soon as one of the processes is another.
-    async fn stay(&self, before: &BTreeMap<&str, i32>) -> Result<()> {
+    async fn stay(&self, before: &Pids<'_>) -> Result<()> {
         let end = Instant::now() + STEADY;
         while Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -120,7 +146,7 @@ impl Inquiry<'_> {
     }
 
     /// The process of each service; an error unless all run.
-    fn processes(&self) -> Result<BTreeMap<&str, i32>> {
+    fn processes(&self) -> Result<Pids<'_>> {
         let pid = |service| match self.control.observe(&self.places.staged(service))? {
             Service::Running { pid } => Ok((service, pid)),
             Service::Absent | Service::Unsupervised | Service::Stopped | Service::Failing => {

@@ -9,6 +9,7 @@ mod decide;
 mod definition;
 mod health;
 mod logs;
+mod processes;
 mod program;
 mod record;
 mod remove;
@@ -18,16 +19,17 @@ mod service;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use converge::files;
-use converge::{Agent, Host, Outcome, Task, Wanted};
-use store::AppName;
+use converge::{Agent, Host, Outcome, Task, Wanted, blocking};
 use store::intent::looks_gone;
+use store::{AppName, ClusterName, NodeName};
 
 use act::{Act, Next};
-use decide::{Goal, Seen, Service, candidates, decide};
+use decide::{Decision, Goal, Seen, Service, candidates, decide};
 use definition::Definition;
 use record::{Record, Records, Source};
 use runit::Control;
@@ -65,132 +67,192 @@ pub struct Places {
 /// The agent.
 #[derive(Debug)]
 pub struct Setlive {
+    site: Arc<Site>,
+    http: reqwest::Client,
+}
+
+/// This agent's part of the host.
+#[derive(Debug)]
+struct Site {
+    node: NodeName,
     places: service::Places,
     control: Control,
     records: Records,
     adopt: bool,
-    http: reqwest::Client,
 }
 
 impl Setlive {
-    pub fn new(places: &Places, _: &Host) -> Result<Self> {
+    pub fn new(places: &Places, host: &Host) -> Result<Self> {
+        let existing = |dir: &Path| if host.read_only { absolute(dir) } else { existing(dir) };
         let stage = existing(&places.runit_stage)?;
         let builder = places.servicebuilder.as_ref().map(|command| -> Result<_> {
             Ok(service::Builder { command: command.clone(), config: existing(&places.config)? })
         });
-        Ok(Self {
-            records: Records::open(&stage)?,
+        let site = Site {
+            node: host.node.clone(),
+            records: Records::open(&stage),
             places: service::Places { stage, runit: existing(&places.runit)?, builder: builder.transpose()? },
             control: places.sv.clone().map_or(Control::Supervise, Control::Sv),
             adopt: places.adopt,
-            http: health::client().context("setting up an HTTP client")?,
-        })
+        };
+        Ok(Self { site: Arc::new(site), http: health::client().context("setting up an HTTP client")? })
     }
 }
 
 /// A directory that is there from now on, as an absolute path: service links and scripts hold it.
 fn existing(dir: &Path) -> Result<PathBuf> {
     files::directory(dir)?;
-    fs::canonicalize(dir).with_context(|| format!("resolving {}", dir.display()))
+    absolute(dir)
+}
+
+fn absolute(dir: &Path) -> Result<PathBuf> {
+    let resolved = if dir.exists() { fs::canonicalize(dir) } else { std::path::absolute(dir) };
+    resolved.with_context(|| format!("resolving {}", dir.display()))
 }
 
 impl Agent for Setlive {
     fn present(&self) -> Result<BTreeSet<AppName>> {
-        self.records.apps()
+        self.site.records.apps()
     }
 
     async fn converge(&self, mut task: Task) -> Result<Outcome> {
-        let app = task.app.clone();
         let wanted = task.wanted();
-        if self.is_of_no_concern(&task, &wanted)? {
+        if !self.confirm(&task, &wanted).await? {
             return Ok(Outcome::Converged);
         }
-        if wanted == Wanted::Unnamed {
-            self.confirm_gone(&task).await?;
-        }
-        let Some(_lock) = self.records.lock(&app)? else {
+        let (site, app) = (self.site.clone(), task.app.clone());
+        let Some(_lock) = blocking(move || site.records.lock(&app)).await? else {
             return Ok(Outcome::Waiting("another process is at work on this app".to_owned()));
         };
+        let app = task.app.clone();
+        let mut act = Act { setlive: self, app: &app, task: &mut task, wanted: &wanted };
+        let mut replacements = 0;
         // Every step brings the app closer to where the next look finds nothing to do. One way there and one back are
         // fewer steps than these.
         for _ in 0..12 {
-            let goal = self.goal(&app, &wanted)?;
-            let seen = self.observe(&app, &goal)?;
-            let mut act = Act { setlive: self, app: &app, task: &mut task };
-            if let Next::Done(outcome) = act.on(decide(&goal, &seen), seen.record).await? {
+            let (goal, seen) = self.look(&app, &wanted).await?;
+            let decision = decide(&goal, &seen);
+            replacements += usize::from(matches!(decision, Decision::Replace { .. }));
+            if replacements > 2 {
+                break;
+            }
+            if let Next::Done(outcome) = act.on(decision, seen.record).await? {
                 return Ok(outcome);
             }
         }
-        bail!("does not settle: look at what changes it back")
+        bail!("does not settle: look for what changes it back")
     }
 
     async fn plan(&self, mut task: Task) -> Result<Vec<String>> {
         let wanted = task.wanted();
-        if self.is_of_no_concern(&task, &wanted)? {
+        if !self.confirm(&task, &wanted).await? {
             return Ok(Vec::new());
         }
-        if wanted == Wanted::Unnamed {
-            self.confirm_gone(&task).await?;
-        }
-        let goal = self.goal(&task.app, &wanted)?;
-        let seen = self.observe(&task.app, &goal)?;
+        let (goal, seen) = self.look(&task.app, &wanted).await?;
         Ok(decide(&goal, &seen).describe())
     }
 }
 
 impl Setlive {
-    /// What is not ours and not wanted either: nothing to look at.
-    fn is_of_no_concern(&self, task: &Task, wanted: &Wanted) -> Result<bool> {
-        let record = self.records.load(&task.app)?;
-        let foreign = |record: &Record| record.node != task.host.node || record.source != Source::Store;
-        Ok(match (wanted, record) {
-            (Wanted::Unnamed | Wanted::Unknown, record) => record.is_none_or(|record| foreign(&record)),
-            (Wanted::App(app), None) => app.active.is_none(),
-            (Wanted::App(_), Some(record)) if record.node != task.host.node && !self.adopt => {
-                bail!("runs here for another node, {}: give --node {0}, or --adopt to take it over", record.node)
-            }
-            (Wanted::App(_), Some(_)) => false,
+    /// Whether the app is any concern of ours. Fails unless one that is not named has really left this node: the store
+    /// is asked twice, so that one in the middle of something is not taken at its word.
+    async fn confirm(&self, task: &Task, wanted: &Wanted) -> Result<bool> {
+        let (site, app, asked) = (self.site.clone(), task.app.clone(), wanted.clone());
+        let Some(runs_in) = blocking(move || site.concern(&app, &asked)).await? else { return Ok(false) };
+        if let (Wanted::Unnamed, Some(cluster)) = (wanted, runs_in) {
+            let ask = || looks_gone(&task.host.store, &task.host.node, &task.app, &cluster);
+            ask().await.context("held as it is")?;
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+            ask().await.context("held as it is")?;
+        }
+        Ok(true)
+    }
+
+    async fn look(&self, app: &AppName, wanted: &Wanted) -> Result<(Goal, Seen)> {
+        let (site, looked_for, wanted) = (self.site.clone(), app.clone(), wanted.clone());
+        let (goal, seen) = blocking(move || {
+            let record = site.records.load(&looked_for)?;
+            let goal = goal(&looked_for, &wanted);
+            let seen = site.observe(&looked_for, &goal, record)?;
+            Ok((goal, seen))
         })
-    }
-
-    /// Fails unless the app has really left this node: asked twice, so that a store in the middle of something is not
-    /// taken at its word.
-    async fn confirm_gone(&self, task: &Task) -> Result<()> {
-        let Some(record) = self.records.load(&task.app)? else { return Ok(()) };
-        let ask = || looks_gone(&task.host.store, &task.host.node, &task.app, &record.cluster);
-        ask().await.context("held as it is")?;
-        tokio::time::sleep(Duration::from_millis(1100)).await;
-        ask().await.context("held as it is")
-    }
-
-    fn goal(&self, app: &AppName, wanted: &Wanted) -> Result<Goal> {
-        let wanted = match wanted {
-            Wanted::App(app) => app,
-            Wanted::Unknown => return Ok(Goal::Finish),
-            Wanted::Unnamed => return Ok(Goal::Nothing { why: "it was taken off this node" }),
+        .await?;
+        let goal = match goal {
+            Goal::Run(definition) => can_run(definition, &seen).await,
+            other => other,
         };
-        let Some(version) = &wanted.active else { return Ok(Goal::Nothing { why: "no version is active" }) };
-        let install = definition::install(&wanted.basedir, app, version);
-        if install.try_exists().with_context(|| format!("looking for {}", install.display()))? {
-            Definition::new(wanted, version).map(Goal::Run)
-        } else {
-            Ok(Goal::Unprepared { version: version.clone(), install })
+        Ok((goal, seen))
+    }
+}
+
+/// Whether the user is there that a new definition is to run as: asked before anything is stopped for it.
+async fn can_run(definition: Definition, seen: &Seen) -> Goal {
+    let known = seen.record.iter().flat_map(|record| record.healthy.iter().chain(&record.converging));
+    match &definition.runas {
+        Some(user) if !known.into_iter().any(|known| known.runas.as_ref() == Some(user)) => {
+            match program::can_run_as(user).await {
+                Ok(()) => Goal::Run(definition),
+                Err(error) => Goal::Unusable { reason: format!("{error:#}") },
+            }
+        }
+        _ => Goal::Run(definition),
+    }
+}
+
+fn goal(app: &AppName, wanted: &Wanted) -> Goal {
+    let wanted = match wanted {
+        Wanted::App(app) => app,
+        Wanted::Unknown | Wanted::Held => return Goal::Finish,
+        Wanted::Unnamed => return Goal::Nothing { why: "it was taken off this node" },
+    };
+    let Some(version) = &wanted.active else { return Goal::Nothing { why: "no version is active" } };
+    let install = definition::install(&wanted.basedir, app, version);
+    match install.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Goal::Unprepared { version: version.clone(), install },
+        Err(error) => return Goal::Unusable { reason: format!("looking for {}: {error}", install.display()) },
+    }
+    match Definition::new(wanted, version) {
+        Ok(definition) => Goal::Run(definition),
+        Err(error) => Goal::Unusable { reason: format!("{error:#}") },
+    }
+}
+
+impl Site {
+    /// `None` when there is nothing to look at: what is not ours and not wanted either. Else where it runs, if it does.
+    fn concern(&self, app: &AppName, wanted: &Wanted) -> Result<Option<Option<ClusterName>>> {
+        let record = self.records.load(app)?;
+        let ours = |record: &Record| record.node == self.node && record.source == Source::Store;
+        match (wanted, record) {
+            (Wanted::Held, _) => Ok(None),
+            (Wanted::Unnamed | Wanted::Unknown, record) => Ok(record.filter(ours).map(|record| Some(record.cluster))),
+            (Wanted::App(app), None) => Ok(app.active.is_some().then_some(None)),
+            (Wanted::App(_), Some(record)) => {
+                ensure!(
+                    record.node == self.node || self.adopt,
+                    "runs here for another node, {}: give --node {0}, or --adopt to take it over",
+                    record.node
+                );
+                Ok(Some(Some(record.cluster)))
+            }
         }
     }
 
-    fn observe(&self, app: &AppName, goal: &Goal) -> Result<Seen> {
-        let record = self.records.load(app)?;
+    fn observe(&self, app: &AppName, goal: &Goal, record: Option<Record>) -> Result<Seen> {
         let definitions = candidates(goal, record.as_ref());
         let recorded = record.iter().flat_map(|record| record.services.iter().map(String::as_str));
         let names = definitions.iter().flat_map(|definition| definition.services()).chain(recorded);
         let names = names.collect::<BTreeSet<_>>();
-        let services = names.iter().map(|name| Ok(((*name).to_owned(), self.look(name)?))).collect::<Result<_>>()?;
-        let on_disk = definitions.iter().filter(|definition| self.places.hold(app, definition));
-        let on_disk = on_disk.map(|definition| definition.digest()).collect();
-        Ok(Seen { services, on_disk, adopt: self.adopt, record: record.clone() })
+        let services = names.iter().map(|name| Ok(((*name).to_owned(), self.service(name)?))).collect::<Result<_>>()?;
+        let digests = |is: &dyn Fn(&Definition) -> bool| {
+            definitions.iter().filter(|definition| is(definition)).map(|definition| definition.digest()).collect()
+        };
+        let on_disk = digests(&|definition| self.places.hold(app, definition));
+        let installed = digests(&|definition| definition.install(app).is_dir());
+        Ok(Seen { services, on_disk, installed, adopt: self.adopt, record: record.clone() })
     }
 
-    fn look(&self, service: &str) -> Result<Service> {
+    fn service(&self, service: &str) -> Result<Service> {
         let (link, staged) = (self.places.link(service), self.places.staged(service));
         if fs::symlink_metadata(&link).is_err() && fs::symlink_metadata(&staged).is_err() {
             return Ok(Service::Absent);

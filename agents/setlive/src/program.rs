@@ -10,29 +10,65 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
 use store::AppName;
 use store::schema::UserName;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tracing::{debug, info};
 
 use crate::definition::Definition;
 
 /// Runs `path`, a program of the definition's install, as its user and with its `CONFIG_PATH`.
 ///
 /// # Errors
-/// When it cannot be started, does not end in time, or does not exit with 0. What it prints goes to the agent's log.
-pub(crate) async fn run(app: &AppName, definition: &Definition, path: &str, patience: Duration) -> Result<()> {
+/// When it cannot be started, does not end in time, or does not exit with 0. What it prints goes to the agent's log, a line
+/// at a time.
+pub(crate) async fn run(
+    app: &AppName,
+    definition: &Definition,
+    path: &str,
+    patience: Duration,
+    output: Output,
+) -> Result<()> {
     let install = definition.install(app);
     let program = install.join(path);
     let mut command = as_user(definition.runas.as_ref(), &program);
     command.current_dir(&install).env("CONFIG_PATH", definition.config_path());
-    // Its output goes where the agent's goes, but not to the agent's standard output, which may be a plan or a pipe.
-    command.stdin(Stdio::null()).stdout(std::io::stderr()).stderr(std::io::stderr());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut group = Group::start(&mut command).with_context(|| format!("starting {}", program.display()))?;
-    match tokio::time::timeout(patience, group.child.wait()).await {
-        Ok(status) => {
-            let status = status.with_context(|| format!("waiting for {}", program.display()))?;
-            ensure!(status.success(), "{path} failed: {status}");
-            Ok(())
+    let printing = tokio::task::spawn_local(pass_on(group.child.stdout.take(), app.clone(), path.to_owned(), output));
+    let complaining =
+        tokio::task::spawn_local(pass_on(group.child.stderr.take(), app.clone(), path.to_owned(), output));
+    let ended = tokio::time::timeout(patience, group.child.wait()).await;
+    // What it printed last; not what something that it left running still prints.
+    let _ = tokio::time::timeout(Duration::from_millis(20), async { (printing.await, complaining.await) }).await;
+    let Ok(status) = ended else { bail!("{path} did not end within {patience:?}") };
+    let status = status.with_context(|| format!("waiting for {}", program.display()))?;
+    ensure!(status.success(), "{path} failed: {status}");
+    Ok(())
+}
+
+/// Where a program's output goes in the agent's log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Output {
+    Shown,
+    /// Of what runs over and over.
+    Debug,
+}
+
+/// Logs what is printed, a line at a time; an endless one in pieces.
+async fn pass_on(from: Option<impl AsyncRead + Unpin>, app: AppName, path: String, output: Output) {
+    let Some(from) = from else { return };
+    let mut from = BufReader::new(from);
+    loop {
+        let mut line = Vec::new();
+        match (&mut from).take(4096).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
         }
-        Err(_) => bail!("{path} did not end within {patience:?}"),
+        let line = String::from_utf8_lossy(&line);
+        match output {
+            Output::Shown => info!(%app, "{path}: {}", line.trim_end()),
+            Output::Debug => debug!(%app, "{path}: {}", line.trim_end()),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use converge::files::{self, Lock};
 use serde::{Deserialize, Serialize};
-use store::schema::BaseDir;
+use store::schema::{BaseDir, Health};
 use store::{AppName, ClusterName, NodeName, Version};
 
 use crate::definition::{Definition, Digest};
@@ -45,12 +45,15 @@ pub(crate) enum Source {
 }
 
 /// Why a definition counts as failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Failure {
     pub(crate) version: Version,
     pub(crate) reason: String,
     /// The last lines that it logged.
     pub(crate) log: Vec<String>,
+    /// The check that it did not pass: with another one it may be tried again.
+    #[serde(default)]
+    pub(crate) health: Option<Health>,
 }
 
 impl Record {
@@ -94,16 +97,17 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    /// The records below a staging directory, which exists.
-    pub(crate) fn open(stage: &Path) -> Result<Self> {
-        let dir = stage.join(".platypus");
-        files::directory(&dir)?;
-        Ok(Self { dir })
+    /// The records below a staging directory.
+    pub(crate) fn open(stage: &Path) -> Self {
+        Self { dir: stage.join(".platypus") }
     }
 
     /// The apps that have a record.
     pub(crate) fn apps(&self) -> Result<BTreeSet<AppName>> {
-        let list = || fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>();
+        let list = || match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            entries => entries?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>(),
+        };
         let names = list().with_context(|| format!("listing the records in {}", self.dir.display()))?;
         Ok(names.iter().filter_map(|name| name.to_str()?.strip_suffix(".json")?.parse().ok()).collect())
     }
@@ -127,6 +131,8 @@ impl Records {
 
     pub(crate) fn save(&self, app: &AppName, record: &Record) -> Result<()> {
         let json = serde_json::to_vec_pretty(record).context("writing a record as JSON")?;
+        // A record that cannot be read back would stop everything that follows.
+        serde_json::from_slice::<Record>(&json).context("a record that could not be read again is not written")?;
         // Only the agent's user reads it: a user_config may hold what others must not see.
         files::write(&self.path(app), &json, 0o600)?;
         Ok(())
@@ -138,6 +144,7 @@ impl Records {
 
     /// The lock that everything holds which converges or prunes this app.
     pub(crate) fn lock(&self, app: &AppName) -> Result<Option<Lock>> {
+        files::directory(&self.dir)?;
         Lock::try_hold(&self.dir.join(format!("{app}.lock")))
     }
 
@@ -154,7 +161,8 @@ mod tests {
     #[test]
     fn a_record_comes_back_as_it_was_saved_and_a_torn_one_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
+        let records = Records::open(dir.path());
+        fs::create_dir(&records.dir).unwrap();
         let app = "slug".parse().unwrap();
         assert_eq!(records.load(&app).unwrap(), None);
         let record = Record::new(&"web1".parse().unwrap(), &definition("1")).begun(&definition("1"));

@@ -23,7 +23,7 @@ pub(crate) async fn services(
     let mut removing = JoinSet::new();
     for service in services {
         info!(%app, "Removing the service {service}");
-        let (places, control, service) = (setlive.places.clone(), setlive.control.clone(), service.clone());
+        let (places, control, service) = (setlive.site.places.clone(), setlive.site.control.clone(), service.clone());
         removing.spawn_local(async move { one(&places, &control, &service, patience).await });
     }
     while let Some(removed) = removing.join_next().await {

@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::time::Instant;
 
 use crate::decide::Service;
+use crate::processes;
 
 /// How services are asked and told.
 #[derive(Debug, Clone)]
@@ -50,7 +51,7 @@ impl Control {
     pub(crate) async fn start(&self, dir: &Path) -> Result<bool> {
         match self {
             Self::Supervise => {
-                if !until(RUNSVDIR_LOOKS, || Ok(supervised(dir)?.is_some())).await? {
+                if !self.is_supervised(dir).await? {
                     return Ok(false);
                 }
                 tell(dir, b'u').await?;
@@ -69,6 +70,11 @@ impl Control {
             Self::Supervise => stop(dir, patience).await,
             Self::Sv(sv) => run_sv(sv, "stop", dir).await,
         }
+    }
+
+    /// Whether somebody looks after the service in `dir`, now or within the time in which runsvdir looks for new ones.
+    pub(crate) async fn is_supervised(&self, dir: &Path) -> Result<bool> {
+        until(RUNSVDIR_LOOKS, || Ok(self.observe(dir)? != Service::Unsupervised)).await
     }
 
     /// Ends the runsv of a stopped service that runsvdir no longer sees.
@@ -161,7 +167,8 @@ async fn stop(dir: &Path, patience: Duration) -> Result<()> {
     let Some(group) = group else { return Ok(()) };
     let is_empty = || match kill_process_group(group, Signal::KILL) {
         Err(Errno::SRCH) => Ok(true),
-        Ok(()) | Err(Errno::PERM) => Ok(false),
+        // The dead that nobody has waited for yet can be signalled too.
+        Ok(()) | Err(Errno::PERM) => Ok(!processes::any(|process| process.group == group && !process.is_dead)),
         Err(error) => Err(error).with_context(|| format!("killing what {} left behind", dir.display())),
     };
     let empty = until(RUNSV_ANSWERS, is_empty).await?;
@@ -171,10 +178,8 @@ async fn stop(dir: &Path, patience: Duration) -> Result<()> {
 
 /// The process group that `pid` leads, if it leads one: only then is the group the service's own.
 fn own_group(pid: i32) -> Option<Pid> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name, in parentheses, may hold anything; what follows it does not.
-    let group = stat.rsplit_once(')')?.1.split_whitespace().nth(2)?.parse::<i32>().ok()?;
-    if group == pid { Pid::from_raw(group) } else { None }
+    let process = processes::Process::of(pid)?;
+    (process.group == process.pid).then_some(process.group)
 }
 
 /// Asks until the answer is yes, ever less often; false when `patience` ends first.

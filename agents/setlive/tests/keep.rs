@@ -119,7 +119,7 @@ fn drift_is_put_right_and_only_what_is_down_is_started() {
     let sv = Command::new("sv").args(["-w", "10", "down"]).arg(host.path("service/slug")).status().unwrap();
     assert!(sv.success());
     eventually("it is up again", SOON, || host.health().filter(|health| health["pid"] != pid));
-    agent.says("slug: Starting 1, which is not running");
+    agent.says("slug: 1 was not running, and is again");
 }
 
 #[test]

@@ -13,7 +13,8 @@ fn record(healthy: Option<&str>, converging: Option<&str>) -> Record {
 }
 
 fn failed(mut record: Record, version: &str) -> Record {
-    let failure = Failure { version: version.parse().unwrap(), reason: "503".to_owned(), log: Vec::new() };
+    let failure =
+        Failure { version: version.parse().unwrap(), reason: "503".to_owned(), log: Vec::new(), health: None };
     record.failed.insert(definition(version).digest(), failure);
     record
 }
@@ -22,7 +23,8 @@ const UP: Service = Service::Running { pid: 7 };
 
 fn seen(record: Option<Record>, slug: Service, on_disk: &str) -> Seen {
     let on_disk = if on_disk.is_empty() { BTreeSet::new() } else { [definition(on_disk).digest()].into() };
-    Seen { record, services: [("slug".to_owned(), slug)].into(), on_disk, adopt: false }
+    let installed = ["1", "2", "3", "4"].map(|version| definition(version).digest()).into();
+    Seen { record, services: [("slug".to_owned(), slug)].into(), on_disk, installed, adopt: false }
 }
 
 fn want(version: &str) -> Goal {
@@ -31,6 +33,10 @@ fn want(version: &str) -> Goal {
 
 fn unprepared(version: &str) -> Goal {
     Goal::Unprepared { version: version.parse().unwrap(), install: "/srv/slug/installs/x".into() }
+}
+
+fn unusable() -> Goal {
+    Goal::Unusable { reason: "broken".to_owned() }
 }
 
 const NOTHING: Goal = Goal::Nothing { why: "no version is active" };
@@ -74,7 +80,7 @@ fn every_state_of_a_host_has_its_answer() {
             "killed before the stop",
             want("2"),
             seen(Some(record(Some("1"), Some("2"))), UP, "1"),
-            replace(Some("2"), "2", NotNeeded),
+            replace(Some("1"), "2", NotNeeded),
         ),
         (
             "killed before the start",
@@ -136,8 +142,36 @@ fn every_state_of_a_host_has_its_answer() {
             "not prepared, and what ran is down",
             unprepared("3"),
             seen(Some(record(Some("1"), Some("2"))), Stopped, "1"),
+            replace(Some("1"), "1", NotNeeded),
+        ),
+        ("nothing known, nothing begun", Goal::Finish, seen(Some(live()), Stopped, "1"), Decision::Converged),
+        (
+            "nothing known, begun",
+            Goal::Finish,
+            seen(Some(record(Some("1"), Some("2"))), Stopped, "1"),
+            replace(Some("1"), "2", NotNeeded),
+        ),
+        (
+            "nothing known, begun and failed",
+            Goal::Finish,
+            seen(Some(failed(record(Some("1"), Some("2")), "2")), UP, "2"),
             replace(Some("2"), "1", NotNeeded),
         ),
+        (
+            "nothing known, on the way back",
+            Goal::Finish,
+            seen(Some(failed(record(Some("1"), Some("1")), "2")), Stopped, "1"),
+            replace(Some("1"), "1", NotNeeded),
+        ),
+        (
+            "nothing known, noted but not begun",
+            Goal::Finish,
+            seen(Some(record(Some("1"), Some("2"))), UP, "1"),
+            Decision::Converged,
+        ),
+        ("unusable, nothing runs", unusable(), seen(None, Absent, ""), Decision::Refuse("broken".to_owned())),
+        ("unusable, something runs", unusable(), seen(Some(live()), UP, "1"), Decision::Refuse("broken".to_owned())),
+        ("unusable, and what ran is down", unusable(), seen(Some(live()), Stopped, "1"), started("1")),
         (
             "no active version",
             NOTHING,
@@ -156,6 +190,28 @@ fn a_failed_version_with_nothing_to_go_back_to_stays_started_and_may_recover() {
         let seen = seen(Some(failed(record(None, Some("1")), "1")), service, "1");
         assert!(matches!(decide(&goal, &seen), Decision::Recheck(..)), "{service:?}");
     }
+}
+
+#[test]
+fn when_what_was_gone_back_to_fails_too_it_stays_started_and_both_failures_are_kept() {
+    let both = failed(failed(record(Some("1"), Some("1")), "2"), "1");
+    let decision = decide(&want("2"), &seen(Some(both), UP, "1"));
+    assert!(matches!(decision, Decision::Recheck(to, _) if to == definition("1")));
+}
+
+#[test]
+fn nothing_is_gone_back_to_whose_install_is_gone() {
+    let mut seen = seen(Some(failed(record(Some("1"), Some("2")), "2")), UP, "2");
+    seen.installed.remove(&definition("1").digest());
+    assert!(matches!(decide(&want("2"), &seen), Decision::Recheck(to, _) if to == definition("2")));
+}
+
+#[test]
+fn a_failed_definition_is_tried_again_with_another_check() {
+    let mut wanted = definition("2");
+    wanted.health = serde_json::from_value(serde_json::json!({"tcp": {"port": 1}})).unwrap();
+    let decision = decide(&Goal::Run(wanted.clone()), &seen(Some(failed(record(Some("1"), None), "2")), UP, "1"));
+    assert_eq!(decision, Decision::Forget([wanted.digest()].into()));
 }
 
 #[test]
@@ -222,7 +278,9 @@ impl Host {
             (true, true, None) => Service::Failing,
         };
         let on_disk = self.files.iter().map(Definition::digest).collect();
-        Seen { record: self.record.clone(), services: [("slug".to_owned(), service)].into(), on_disk, adopt: false }
+        let installed = self.prepared.iter().map(|version| definition(version).digest()).collect();
+        let services = [("slug".to_owned(), service)].into();
+        Seen { record: self.record.clone(), services, on_disk, installed, adopt: false }
     }
 
     fn is_healthy(&self, version: &Version) -> bool {

@@ -1,0 +1,77 @@
+//! The processes of this host, as far as `/proc` tells.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::runit::until;
+
+/// One process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    pub(crate) group: Pid,
+    /// It has ended, and nobody has waited for it.
+    pub(crate) is_dead: bool,
+}
+
+impl Process {
+    /// `None` when there is no such process.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The command's name, in parentheses, may hold anything; what follows it does not: state, parent, group.
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+        let state = fields.next()?;
+        let group = fields.nth(1)?.parse().ok()?;
+        Some(Self { pid: Pid::from_raw(pid)?, group: Pid::from_raw(group)?, is_dead: matches!(state, "Z" | "X") })
+    }
+}
+
+/// Whether there is such a process.
+pub(crate) fn any(mut is_one: impl FnMut(&Process) -> bool) -> bool {
+    all().any(|process| is_one(&process))
+}
+
+/// Ends what an app left behind that nobody looks after any more: its children that outlived it, or itself, when its
+/// runsv was killed. Only for when all of its services are stopped.
+///
+/// Such a process is known by the `CONFIG_PATH` that it was started with, and by running in or out of an install of the
+/// app. What an app starts for good, say another service of the host, runs elsewhere, and is not touched.
+pub(crate) async fn end_strays(basedir: &Path) -> Result<()> {
+    let strays = || all().filter(|process| !process.is_dead && is_of(process.pid, basedir));
+    let none_left = || {
+        let mut left = false;
+        for process in strays() {
+            left = true;
+            tracing::warn!("killing process {}, which an app of {} left behind", process.pid, basedir.display());
+            // That it is gone by now is fine, and what cannot be killed is found again.
+            let _ = kill_process(process.pid, Signal::KILL);
+        }
+        Ok(!left)
+    };
+    let gone = until(Duration::from_secs(5), none_left).await?;
+    ensure!(gone, "processes of {} are left and cannot be killed", basedir.display());
+    Ok(())
+}
+
+fn is_of(pid: Pid, basedir: &Path) -> bool {
+    let of = |name: &str| format!("/proc/{pid}/{name}");
+    let installs = basedir.join("installs");
+    let runs_there = |name: &str| fs::read_link(of(name)).is_ok_and(|path| path.starts_with(&installs));
+    // The cheaper question first: there is one environment to read for each process of the host.
+    (runs_there("cwd") || runs_there("exe")) && has_config_of(&of("environ"), basedir)
+}
+
+fn has_config_of(environ: &str, basedir: &Path) -> bool {
+    let prefix = [b"CONFIG_PATH=", basedir.join("config/").as_os_str().as_bytes()].concat();
+    fs::read(environ).is_ok_and(|text| text.split(|byte| *byte == 0).any(|variable| variable.starts_with(&prefix)))
+}
+
+fn all() -> impl Iterator<Item = Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| Process::of(entry.file_name().to_str()?.parse().ok()?))
+}
