@@ -2,6 +2,7 @@
 //!
 //! Ensures: a pass over a host that has everything writes nothing, not even a lock.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use anyhow::Result;
@@ -9,7 +10,7 @@ use converge::{Agent, Outcome, Task, Wanted, blocking};
 use store::AppName;
 use store::intent::App;
 
-use crate::attempt::{Attempt, Guard};
+use crate::attempt::Attempt;
 use crate::decide::{Plan, decide, install_name};
 use crate::fetch::Fetcher;
 use crate::install::Installs;
@@ -20,11 +21,13 @@ use crate::repo::Repo;
 pub struct Preparer {
     pub(crate) repo: Repo,
     pub(crate) fetcher: Fetcher,
+    /// The installs that could not be made at some time: that they are tried again is no news.
+    pub(crate) failed: RefCell<BTreeSet<String>>,
 }
 
 impl Preparer {
     pub fn new(repo: Repo) -> Self {
-        Self { repo, fetcher: Fetcher::default() }
+        Self { repo, fetcher: Fetcher::default(), failed: RefCell::default() }
     }
 }
 
@@ -48,7 +51,7 @@ impl Agent for Preparer {
             let dir = installs.dir().display();
             return Ok(Outcome::Waiting(format!("another pp-preparer is at work on {dir}")));
         };
-        Attempt::new(self, installs, Guard { _lock: lock, _permit: permit }).run(task).await?;
+        Attempt::new(self, installs, (lock, permit)).run(task).await?;
         Ok(Outcome::Converged)
     }
 

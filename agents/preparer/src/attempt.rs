@@ -18,7 +18,7 @@ use reqwest::Url;
 use store::Version;
 use store::intent::App;
 use tokio::sync::OwnedSemaphorePermit;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::agent::{Preparer, observe};
 use crate::decide::install_name;
@@ -29,15 +29,13 @@ use crate::unpack::Unpacked;
 
 /// What whoever changes an app's installs holds. Shared with the threads that do, since one may outlive the attempt that
 /// started it.
-pub(crate) struct Guard {
-    pub(crate) _lock: Lock,
-    pub(crate) _permit: OwnedSemaphorePermit,
-}
+pub(crate) type Guard = (Lock, OwnedSemaphorePermit);
 
 pub(crate) struct Attempt<'a> {
     agent: &'a Preparer,
     installs: Installs,
     guard: Arc<Guard>,
+    /// Not tried a second time in this attempt.
     failed: BTreeSet<Version>,
     errors: Vec<Error>,
 }
@@ -53,6 +51,7 @@ impl<'a> Attempt<'a> {
             let overtaken = self.overtaken(task.clone(), &version);
             if let Err(error) = self.prepare(&app, &version, overtaken).await {
                 self.errors.push(error);
+                self.agent.failed.borrow_mut().insert(install_name(&app.name, &version));
                 self.failed.insert(version);
             }
         }
@@ -96,7 +95,11 @@ impl<'a> Attempt<'a> {
 
     async fn prepare(&self, app: &App, version: &Version, overtaken: impl Future<Output = ()>) -> Result<()> {
         let (name, artifact) = (install_name(&app.name, version), self.agent.repo.artifact(&app.name, version));
-        info!(app = %app.name, "Fetching {artifact}");
+        if self.agent.failed.borrow().contains(&name) {
+            debug!(app = %app.name, "Fetching {artifact} again");
+        } else {
+            info!(app = %app.name, "Fetching {artifact}");
+        }
         let began = Instant::now();
         let fetched = match &artifact {
             Artifact::File(path) => self.read_file(&name, path.clone()).await,

@@ -3,15 +3,15 @@
 //! Ensures: an install is there whole or not at all, also after a power failure; whatever fails leaves nothing of it
 //! behind; what is there already is never touched. Assumes that what writes here holds the lock.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use converge::files::{self, Lock};
-use rustix::fs::{Mode, OFlags, open, syncfs};
+use rustix::fs::{Mode, OFlags, fchmod, open, syncfs};
 use store::intent::App;
 
 use crate::decide::{Names, stage_name};
@@ -71,11 +71,8 @@ fn fill(stage: &Path, artifact: impl Read) -> Result<Unpacked> {
     DirBuilder::new().mode(0o700).create(stage).with_context(|| format!("creating {}", stage.display()))?;
     let root = open_directory(stage).with_context(|| format!("opening {}", stage.display()))?;
     let unpacked = unpack(artifact, root.try_clone().context("opening it again")?)?;
-    let sync = || {
-        fs::set_permissions(stage, Permissions::from_mode(0o755))?;
-        // Once for all files: an fsync of each takes many times as long.
-        syncfs(&root).map_err(io::Error::from)
-    };
+    // Once for all files: an fsync of each takes many times as long.
+    let sync = || fchmod(&root, Mode::from_raw_mode(0o755)).and_then(|()| syncfs(&root));
     sync().with_context(|| format!("syncing {}", stage.display()))?;
     Ok(unpacked)
 }

@@ -127,9 +127,13 @@ fn a_watching_agent_follows_intent_and_tries_again_until_the_artifact_is_there()
     agent.says("slug: Prepared slug_1 in ");
     intend(&host, "slug", &json!({"1": "active", "2": "prep"}));
     agent.says("no such artifact");
+    host.repo.artifact("slug", "2", |_| ());
+    agent.says("slug_2.tar.gz: at its start: there is nothing in it");
     host.repo.slug("2", Behaviour::Good);
     agent.says("slug: Prepared slug_2 in ");
     agent.says("slug: converged");
+    let fetches = agent.log().matches("slug: Fetching ").count();
+    assert_eq!(fetches, 2, "that it tries again is no news: {}", agent.log());
     agent.stop();
     assert_eq!(names(&host, "slug"), [".lock", "slug_1", "slug_2"]);
 }
