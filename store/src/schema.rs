@@ -1,21 +1,21 @@
-//! The documents of intent as people write them: which keys there are, which fields, and which values they take.
+//! The documents of intent as people write them: which keys there are, which fields, and (in `values`) what they take.
 //!
 //! The one place that says what a single document may hold; what documents mean together is [`crate::intent`].
 
+mod values;
+
 use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
-use std::path::{Component, Path};
-use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use ipnet::IpNet;
-use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::document::{Key, Prefix};
-use crate::name::{AppName, ClusterName, NodeName, Version, is_name};
+use crate::name::{AppName, ClusterName, NodeName, Version};
+
+use values::map_without_duplicates;
+pub use values::{BaseDir, InstallPath, Port, PortNumber, Protocol, Seconds, UrlPath, UserName};
 
 /// A key of intent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,23 +241,6 @@ pub struct DeployConfig {
     unknown: Unknown,
 }
 
-/// A port that the packet filter lets through.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Port {
-    pub port: u16,
-    pub protocol: Protocol,
-    /// From where; `None` is from anywhere.
-    pub source: Option<IpNet>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    #[default]
-    Tcp,
-    Udp,
-}
-
 /// Documents that are parsed from the bytes that a store holds.
 pub(crate) trait Parse: DeserializeOwned {
     fn parse(bytes: &[u8]) -> Result<Self> {
@@ -304,239 +287,10 @@ impl Unknown {
     }
 }
 
-/// A positive number of seconds, at most a day; fractions are fine.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "f64", into = "f64")]
-pub struct Seconds(f64);
-
-impl Seconds {
-    const MOST: f64 = 86_400.0;
-
-    pub fn duration(self) -> Duration {
-        Duration::from_secs_f64(self.0)
-    }
-
-    fn one() -> Self {
-        Self(1.0)
-    }
-    fn two() -> Self {
-        Self(2.0)
-    }
-    fn ten() -> Self {
-        Self(10.0)
-    }
-    fn thirty() -> Self {
-        Self(30.0)
-    }
-}
-
-impl TryFrom<f64> for Seconds {
-    type Error = String;
-    fn try_from(seconds: f64) -> Result<Self, String> {
-        if seconds > 0.0 && seconds <= Self::MOST {
-            Ok(Self(seconds))
-        } else {
-            Err(format!("{seconds} is not a time in seconds: more than 0, at most {}", Self::MOST))
-        }
-    }
-}
-
-impl From<Seconds> for f64 {
-    fn from(seconds: Seconds) -> f64 {
-        seconds.0
-    }
-}
-
-/// A string that some rule has accepted: the types below differ only in their rule.
-macro_rules! checked_string {
-    ($(#[$doc:meta])* $name:ident, $rule:expr) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
-
-        impl TryFrom<String> for $name {
-            type Error = String;
-            fn try_from(text: String) -> Result<Self, String> {
-                let rule: fn(&str) -> Result<(), String> = $rule;
-                rule(&text).map(|()| Self(text))
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(checked: $name) -> String {
-                checked.0
-            }
-        }
-
-        impl $name {
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-    };
-}
-
-checked_string!(
-    /// An absolute, normal path that is not `/`.
-    BaseDir,
-    |text| {
-        let normal = normal_path(text);
-        match text {
-            "/" => Err("basedir \"/\" would be the whole host".to_owned()),
-            _ if !text.starts_with('/') => Err(format!("basedir {text:?} is not an absolute path")),
-            _ if text.chars().any(char::is_control) => Err(format!("basedir {text:?} holds a control character")),
-            _ => match normal {
-                Some(normal) if normal == text => Ok(()),
-                Some(normal) => Err(format!("basedir {text:?} is not in its normal form, {normal:?}")),
-                None => Err(format!("basedir {text:?} has a \"..\" in it")),
-            },
-        }
-    }
-);
-
-impl BaseDir {
-    pub fn path(&self) -> &Path {
-        Path::new(&self.0)
-    }
-}
-
-checked_string!(
-    /// The name of a user of the host.
-    UserName,
-    |text| {
-        let first = |c: char| c.is_ascii_alphabetic() || c == '_';
-        let rest = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        let good = text.starts_with(first) && text.len() <= 32 && text.chars().all(rest);
-        if good { Ok(()) } else { Err(format!("runas {text:?} is not a user's name")) }
-    }
-);
-
-checked_string!(
-    /// A path below the install, such as `bin/check`.
-    InstallPath,
-    |text| {
-        let good = !text.is_empty() && text.split('/').all(is_name);
-        if good { Ok(()) } else { Err(format!("{text:?} is not a path in the install, such as \"bin/check\"")) }
-    }
-);
-
-checked_string!(
-    /// The path and query of a URL.
-    UrlPath,
-    |text| {
-        let good = text.starts_with('/') && text.chars().all(|c| c.is_ascii_graphic());
-        if good { Ok(()) } else { Err(format!("{text:?} is not a URL's path: it starts with '/', without spaces")) }
-    }
-);
-
-/// 1 to 65535.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "u16", into = "u16")]
-pub struct PortNumber(u16);
-
-impl PortNumber {
-    pub fn get(self) -> u16 {
-        self.0
-    }
-}
-
-impl TryFrom<u16> for PortNumber {
-    type Error = &'static str;
-    fn try_from(port: u16) -> Result<Self, Self::Error> {
-        if port == 0 { Err("port 0 is no port") } else { Ok(Self(port)) }
-    }
-}
-
-impl From<PortNumber> for u16 {
-    fn from(port: PortNumber) -> u16 {
-        port.0
-    }
-}
-
-/// `path` without repeated and trailing slashes and `.`; `None` when it has a `..`, whose meaning the disk decides.
-fn normal_path(path: &str) -> Option<String> {
-    let mut normal = String::new();
-    for component in Path::new(path).components() {
-        match component {
-            Component::Normal(name) => {
-                normal.push('/');
-                normal.push_str(name.to_str()?);
-            }
-            Component::RootDir | Component::CurDir => {}
-            Component::ParentDir | Component::Prefix(_) => return None,
-        }
-    }
-    Some(normal)
-}
-
-/// A port is a number, or `{"port", "protocol", "source"}`.
-impl<'de> Deserialize<'de> for Port {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Long {
-            port: PortNumber,
-            #[serde(default)]
-            protocol: Protocol,
-            source: Option<String>,
-        }
-        let value = Value::deserialize(deserializer)?;
-        if value.is_number() {
-            let port = PortNumber::deserialize(value).map_err(D::Error::custom)?;
-            return Ok(Self { port: port.get(), protocol: Protocol::Tcp, source: None });
-        }
-        if !value.is_object() {
-            return Err(D::Error::custom("give a port's number, or an object with \"port\""));
-        }
-        let long = Long::deserialize(value).map_err(D::Error::custom)?;
-        let source = long.source.map(|text| canonical_network(&text)).transpose().map_err(D::Error::custom)?;
-        Ok(Self { port: long.port.get(), protocol: long.protocol, source })
-    }
-}
-
-impl Serialize for Port {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serde_json::json!({"port": self.port, "protocol": self.protocol, "source": self.source.map(|s| s.to_string())})
-            .serialize(serializer)
-    }
-}
-
-/// Refuses `10.1.2.3/8`: the packet filter would hold `10.0.0.0/8`, and nobody could tell whether that was meant.
-fn canonical_network(text: &str) -> Result<IpNet, String> {
-    let network = text.parse::<IpNet>().map_err(|_| format!("source {text:?} is not a network such as 10.0.0.0/8"))?;
-    let canonical = network.trunc().to_string();
-    if canonical == text { Ok(network) } else { Err(format!("source {text:?} is not canonical: write {canonical:?}")) }
-}
-
-/// A map that names each key once. JSON lets a key stand twice, and which one counts would be chance.
-fn map_without_duplicates<'de, D, K, V>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
-where
-    D: Deserializer<'de>,
-    K: Deserialize<'de> + Ord + fmt::Display,
-    V: Deserialize<'de>,
-{
-    struct Once<K, V>(PhantomData<(K, V)>);
-    impl<'de, K: Deserialize<'de> + Ord + fmt::Display, V: Deserialize<'de>> Visitor<'de> for Once<K, V> {
-        type Value = BTreeMap<K, V>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a map from version to \"prep\" or \"active\"")
-        }
-        fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
-            let mut map = BTreeMap::new();
-            while let Some(key) = access.next_key::<K>()? {
-                if map.contains_key(&key) {
-                    return Err(A::Error::custom(format!("{key} is there twice")));
-                }
-                map.insert(key, access.next_value()?);
-            }
-            Ok(map)
-        }
-    }
-    deserializer.deserialize_map(Once(PhantomData))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn reason(key: &str, document: &str) -> String {
