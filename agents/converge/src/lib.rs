@@ -32,6 +32,8 @@ pub use backoff::Backoff;
 /// 0 after `--once` or `--plan` when nothing failed, 1 when something did; 128 + the signal's number when stopped by one.
 pub fn main<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> ExitCode {
     log::start(args.log_format);
+    // Whatever shell this was started from: the directories that lead to an app are for its user to read.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     match run(args, make) {
         Ok(status) => status,
         Err(error) => {

@@ -32,7 +32,5 @@ fetches http://artifacts.example.com/slug/slug_0.2.tar.gz and makes /srv/slug/in
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // Whatever shell this was started from: the directories that lead to an install are for other users to read.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     converge::main(&cli.common, |_| Ok(Preparer::new(cli.repo)))
 }

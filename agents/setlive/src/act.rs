@@ -1,26 +1,23 @@
 //! Doing what was decided, a step after the other. Every step can be done again.
 
+mod steps;
+
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use converge::{Outcome, Task, Wanted, blocking, files};
+use converge::{Outcome, Task, Wanted, blocking};
 use store::AppName;
 use store::intent::App;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::decide::{Decision, Service};
+use crate::decide::Decision;
 use crate::definition::Definition;
 use crate::health::{Inquiry, Verdict};
 use crate::logs::Logs;
-use crate::processes;
-use crate::program::{self, Output};
 use crate::record::{Failure, Record};
-use crate::service::Staged;
-use crate::{Setlive, remove};
+use crate::{Setlive, processes, remove};
+use steps::Clock;
 
 /// One attempt at one app, under its lock.
 pub(crate) struct Act<'a> {
@@ -250,117 +247,10 @@ impl Act<'_> {
         let (records, app) = (self.setlive.site.records.clone(), self.app.clone());
         blocking(move || records.remove(&app)).await
     }
-
-    async fn save(&self, record: Record) -> Result<()> {
-        let (records, app) = (self.setlive.site.records.clone(), self.app.clone());
-        blocking(move || records.save(&app, &record)).await
-    }
-
-    async fn stage(&self, to: &Definition) -> Result<Staged> {
-        let (places, app, to) = (self.setlive.site.places.clone(), self.app.clone(), to.clone());
-        blocking(move || places.stage(&app, &to)).await
-    }
-
-    async fn put(&self, staged: Staged) -> Result<Staged> {
-        let places = self.setlive.site.places.clone();
-        blocking(move || {
-            staged.put()?;
-            places.build()?;
-            Ok(staged)
-        })
-        .await
-    }
-
-    /// Keeps `<basedir>/last` pointing at what `current` pointed at before.
-    fn keep_last(&self, to: &Definition) -> Result<()> {
-        let basedir = to.basedir.path();
-        let Ok(current) = fs::read_link(basedir.join("current")) else { return Ok(()) };
-        if !to.install(self.app).ends_with(&current) {
-            files::link(&basedir.join("last"), &current)?;
-        }
-        Ok(())
-    }
-
-    /// Stops every service that may be there, all at once.
-    async fn stop(&self, record: &Record, patience: Duration) -> Result<()> {
-        let mut stopping = JoinSet::new();
-        for service in &record.services {
-            let site = &self.setlive.site;
-            let (control, dir) = (site.control.clone(), site.places.staged(service));
-            // What has neither a link nor a runsv is not there yet, or no more.
-            let linked = fs::symlink_metadata(site.places.link(service)).is_ok();
-            if linked || control.observe(&dir)? != Service::Unsupervised {
-                stopping.spawn_local(async move { control.stop(&dir, patience).await });
-            }
-        }
-        while let Some(stopped) = stopping.join_next().await {
-            stopped.context("stopping")??;
-        }
-        Ok(())
-    }
-
-    /// Starts every service; an outcome when runsvdir does not look after one.
-    async fn start(&self, to: &Definition) -> Result<Option<Outcome>> {
-        let mut starting = JoinSet::new();
-        for service in to.services() {
-            let (control, dir) = (self.setlive.site.control.clone(), self.setlive.site.places.staged(service));
-            starting.spawn_local(async move { control.start(&dir).await });
-        }
-        while let Some(started) = starting.join_next().await {
-            if !started.context("starting")?? {
-                return Ok(Some(self.no_runsvdir()));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn enable(&self, to: &Definition) -> Result<bool> {
-        self.hook(to, "bin/enable", to.timeouts.enable.duration()).await
-    }
-
-    /// Tells whether there was anything to run. An app that cannot be taken out of service politely is taken out all the
-    /// same.
-    async fn disable(&self, from: &Definition) -> bool {
-        self.hook(from, "bin/disable", from.timeouts.disable.duration()).await.unwrap_or_else(|error| {
-            warn!(app = %self.app, "{error:#}; going on");
-            true
-        })
-    }
-
-    async fn hook(&self, definition: &Definition, path: &str, patience: Duration) -> Result<bool> {
-        if !definition.install(self.app).join(path).exists() {
-            return Ok(false);
-        }
-        info!(app = %self.app, "Running {path} of {}", definition.version);
-        program::run(self.app, definition, path, patience, Output::Shown).await.map(|()| true)
-    }
-}
-
-impl Setlive {
-    /// Removes configuration files that no definition in the record refers to. Of no consequence when it fails.
-    fn tidy(&self, app: &AppName, to: &Definition) {
-        let Ok(Some(record)) = self.site.records.load(app) else { return };
-        let keep = record.healthy.iter().chain(&record.converging).chain([to]).map(Definition::config_path);
-        let keep = keep.collect::<Vec<_>>();
-        let Ok(entries) = fs::read_dir(to.basedir.path().join("config")) else { return };
-        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        for path in paths.filter(|path| is_config(path) && !keep.contains(path)) {
-            if let Err(error) = files::remove(&path) {
-                debug!(%app, "{error:#}");
-            }
-        }
-    }
 }
 
 fn inquiry<'a>(setlive: &'a Setlive, app: &'a AppName, definition: &'a Definition) -> Inquiry<'a> {
     Inquiry { app, definition, places: &setlive.site.places, control: &setlive.site.control, http: &setlive.http }
-}
-
-/// Whether a file in `<basedir>/config` is one of ours, by its name: `<digest>.json`. Others may keep theirs there.
-fn is_config(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let digest = name.strip_suffix(".json").unwrap_or_default();
-    digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn overtaken() -> Next {
@@ -388,29 +278,4 @@ fn same(one: &Wanted, other: &Wanted) -> bool {
 
 fn recorded(record: Option<Record>) -> Result<Record> {
     record.context("decided on a record that is not there")
-}
-
-/// Where the time of a replacement went.
-struct Clock {
-    last: Instant,
-    laps: Vec<String>,
-}
-
-impl Clock {
-    fn new() -> Self {
-        Self { last: Instant::now(), laps: Vec::new() }
-    }
-
-    fn lap(&mut self, what: &str) {
-        self.lap_of(what, self.last.elapsed());
-    }
-
-    fn lap_of(&mut self, what: &str, took: Duration) {
-        self.laps.push(format!("{what} {:.1} ms", took.as_secs_f64() * 1000.0));
-        self.last = Instant::now();
-    }
-
-    fn laps(&self) -> String {
-        self.laps.join(", ")
-    }
 }
