@@ -117,6 +117,7 @@ impl Act<'_> {
         self.stop(&record, from.timeouts.stop.duration()).await?;
         processes::end_strays(from.basedir.path()).await?;
         clock.lap("stop");
+        let another = inquiry(self.setlive, app, &to).answered_by_another().await;
         info!(%app, "Symlinking current to {app}_{}", to.version);
         let staged = match self.put(staged).await {
             Ok(staged) => staged,
@@ -131,7 +132,10 @@ impl Act<'_> {
         clock.lap("start");
         // What was renamed is made to last before the record says that it is there, and after it was waited for.
         blocking(move || staged.sync()).await?;
-        let next = self.settle(&to, record, &mut clock, &logs).await?;
+        let next = match another {
+            Some(reason) => self.failed(&to, record, reason, &logs).await?,
+            None => self.settle(&to, record, &mut clock, &logs).await?,
+        };
         self.setlive.tidy(app, &to);
         Ok(next)
     }
@@ -191,7 +195,7 @@ impl Act<'_> {
 
     async fn recheck(&mut self, to: Definition, failure: Failure, record: Record) -> Result<Next> {
         let asked = async {
-            inquiry(self.setlive, self.app, &to).ask_now().await?;
+            inquiry(self.setlive, self.app, &to).recovered().await?;
             self.enable(&to).await
         };
         let mut task = self.task.clone();

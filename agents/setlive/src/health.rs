@@ -31,6 +31,9 @@ pub(crate) fn client() -> reqwest::Result<reqwest::Client> {
 /// is not its own.
 const CONFIRMED: Duration = Duration::from_millis(100);
 
+/// Between a stop and a start.
+const BRIEFLY: Duration = Duration::from_millis(200);
+
 /// How waiting for health ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -109,10 +112,26 @@ impl Inquiry<'_> {
         Ok(before)
     }
 
-    /// Asks once, for a check's own time-out and no longer.
-    pub(crate) async fn ask_now(&self) -> Result<()> {
+    /// Asks whether an instance that has failed is healthy after all. One that keeps dying is up now and then, and
+    /// somebody else may answer for it, so it has to stay as well.
+    pub(crate) async fn recovered(&self) -> Result<()> {
         let patience = self.definition.health.as_ref().map_or(STEADY, |health| health.timeout.duration());
-        self.ask(Instant::now() + patience).await.map(|_| ())
+        let before = self.ask(Instant::now() + patience).await?;
+        self.stay(&before).await
+    }
+
+    /// While every service is stopped: why a check that passes will not tell whether this instance is healthy.
+    pub(crate) async fn answered_by_another(&self) -> Option<String> {
+        let health = self.definition.health.as_ref()?;
+        let port = match &health.check {
+            Check::Http(http) => http.port.get(),
+            Check::Tcp(tcp) => tcp.port.get(),
+            Check::Script(_) => return None,
+        };
+        // Nobody is served meanwhile: a port on which nobody listens says so at once.
+        let asked = tokio::time::timeout(BRIEFLY, self.check(health, BRIEFLY)).await;
+        let passes = asked.is_ok_and(|answer| answer.is_ok());
+        passes.then(|| format!("its check passes while it is stopped: another program answers on port {port}"))
     }
 
     async fn check(&self, health: &Health, timeout: Duration) -> Result<()> {

@@ -78,6 +78,8 @@ fn another_program_on_its_port_is_not_taken_for_the_app() {
     host.serves("other");
     let failed = host.once();
     assert!(!failed.ok && !failed.log.contains("is live"), "{}", failed.log);
+    assert!(failed.log.contains(&format!("another program answers on port {}", host.port)), "{}", failed.log);
+    assert!(!host.once().ok, "nor is it by the next pass");
     assert_eq!(host.pid(), i64::from(other.id()), "what is not ours is not touched");
     other.kill().unwrap();
     other.wait().unwrap();
