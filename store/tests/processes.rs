@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
-use place::{Place, get, key, put, text};
+use place::{Place, get, put, text};
 use serde::{Deserialize, Serialize};
-use store::{Expected, Store};
+use store::Store;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::mpsc;
@@ -105,34 +105,17 @@ async fn read(store: &Store) -> Counts {
     serde_json::from_slice(&get(store, DOCUMENT).await.expect("it is always there").bytes).expect("it is always whole")
 }
 
-/// Starts this very program as a process that runs [`worker`].
+/// Starts the example that counts, which is built with the tests.
 fn spawn(place: &Place, name: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["worker", "--exact", "--ignored", "--nocapture"])
-        .envs([("PLATYPUS_TEST_STORE", place.url.as_str()), ("PLATYPUS_TEST_WORKER", name)])
+    let tests = std::env::current_exe().unwrap();
+    let count = tests.parent().unwrap().with_file_name("examples").join("count");
+    assert!(count.is_file(), "there is no {}: run cargo build --workspace --examples", count.display());
+    let mut child = Command::new(count)
+        .args([place.url.as_str(), DOCUMENT, name])
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     (child, lines)
-}
-
-#[tokio::test]
-#[ignore = "no test: the process that the tests here start"]
-async fn worker() {
-    let (Ok(url), Ok(name)) = (std::env::var("PLATYPUS_TEST_STORE"), std::env::var("PLATYPUS_TEST_WORKER")) else {
-        return;
-    };
-    let store = Store::open(Some(&url)).unwrap();
-    loop {
-        let document = get(&store, DOCUMENT).await.unwrap();
-        let mut counts = serde_json::from_slice::<Counts>(&document.bytes).unwrap();
-        counts.total += 1;
-        *counts.by.entry(name.clone()).or_default() += 1;
-        let bytes = serde_json::to_vec(&counts).unwrap();
-        if store.compare_and_set(&key(DOCUMENT), &bytes, &Expected::At(document.revision)).await.unwrap() {
-            println!("written");
-        }
-    }
 }
