@@ -61,7 +61,7 @@ CONSUL_CLIENT_KEY, CONSUL_TLS_SERVER_NAME."#;
 pub(crate) struct Args {
     /// consul://host:8500, consul+https://host:8501 or file:path; without it, Consul if CONSUL_HTTP_ADDR is set, else
     /// file:test_data/intent
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", value_parser = store::store_url)]
     store: Option<String>,
     /// Answer in JSON
     #[arg(long, global = true)]

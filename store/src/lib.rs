@@ -39,6 +39,36 @@ pub enum Expected {
     At(Revision),
 }
 
+/// What a `--store` names.
+enum Named {
+    Directory(PathBuf),
+    /// By its HTTP address.
+    Consul(String),
+}
+
+/// The text of a `--store`, if it names one: for command lines, where a slip is wrong usage.
+pub fn store_url(text: &str) -> Result<String> {
+    named(text).map(|_| text.to_owned())
+}
+
+fn named(url: &str) -> Result<Named> {
+    let consul = |scheme: &str, rest: &str| {
+        let host = rest.trim_start_matches('/');
+        anyhow::ensure!(!host.trim_end_matches('/').contains('/'), "a path has no place behind the port of a Consul");
+        Ok(Named::Consul(format!("{scheme}:{rest}")))
+    };
+    match url.split_once(':') {
+        Some(("file", path)) => {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            anyhow::ensure!(!path.is_empty(), "no path after 'file:'");
+            Ok(Named::Directory(PathBuf::from(path)))
+        }
+        Some(("consul", rest)) => consul("http", rest),
+        Some(("consul+https", rest)) => consul("https", rest),
+        _ => anyhow::bail!("not a store: consul://host:8500, consul+https://host:8501 or file:path"),
+    }
+}
+
 impl Store {
     /// Opens the store that `--store` names: `consul://host:8500`, `consul+https://host:8501`, `file:path`. Without
     /// one: Consul when `CONSUL_HTTP_ADDR` is set, else a developer's checkout, `file:test_data/intent`.
@@ -55,15 +85,9 @@ impl Store {
     }
 
     fn open_url(url: &str) -> Result<Self> {
-        match url.split_once(':') {
-            Some(("file", path)) => {
-                let path = path.strip_prefix("//").unwrap_or(path);
-                anyhow::ensure!(!path.is_empty(), "no path after 'file:'");
-                Ok(Self::Directory(Directory::open(PathBuf::from(path))))
-            }
-            Some(("consul", rest)) => Consul::open(&format!("http:{rest}")).map(Self::Consul),
-            Some(("consul+https", rest)) => Consul::open(&format!("https:{rest}")).map(Self::Consul),
-            _ => anyhow::bail!("not a store: consul://host:8500, consul+https://host:8501 or file:path"),
+        match named(url)? {
+            Named::Directory(path) => Ok(Self::Directory(Directory::open(path))),
+            Named::Consul(url) => Consul::open(&url).map(Self::Consul),
         }
     }
 

@@ -80,6 +80,7 @@ pub fn cluster_prefix(app: &AppName, cluster: &ClusterName) -> Prefix {
 
 /// `nodes/<node>/<app>`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(expecting = "a JSON object")]
 pub struct NodeDocument {
     pub cluster: ClusterName,
     /// Leave this app on this node alone: an operator is at work on it.
@@ -91,6 +92,7 @@ pub struct NodeDocument {
 
 /// `clusters/<app>/<cluster>/config`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(expecting = "a JSON object")]
 pub struct Config {
     #[serde(deserialize_with = "map_without_duplicates")]
     pub versions: BTreeMap<Version, Status>,
@@ -230,6 +232,7 @@ impl From<Health> for HealthFields {
 
 /// `clusters/<app>/<cluster>/deploy_config`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(expecting = "a JSON object")]
 pub struct DeployConfig {
     /// Where installs, logs and configuration live: `<basedir>/installs`, `/log`, `/config`, `/current`.
     pub basedir: BaseDir,
@@ -346,7 +349,7 @@ mod tests {
             ("nodes/web1/slug", r#"{"cluster": "../x"}"#, "is not a name"),
             ("nodes/web1/slug", r#"{"cluster": "a", "hold": "yes"}"#, "expected a boolean"),
             ("nodes/web1/slug", r#"{"cluster": "a""#, "EOF"),
-            (CONFIG, "[]", "expected struct Config"),
+            (CONFIG, "[]", "expected a JSON object"),
             (CONFIG, "{}", "missing field `versions`"),
             (CONFIG, r#"{"versions": null}"#, "a map from version"),
             (CONFIG, r#"{"versions": {"1": "activ"}}"#, "unknown variant `activ`"),

@@ -60,6 +60,14 @@ fn ok(place: &Place, arguments: &[&str]) -> String {
     out
 }
 
+/// Removes documents of nodes, and is told what has to stay for a while.
+#[track_caller]
+fn rm_nodes(place: &Place, keys: &[&str]) {
+    let (status, out, err) = run(place, &[&["rm"], keys].concat());
+    assert_eq!((status, out.as_str(), err.lines().count()), (0, "", 1), "{keys:?}: {err}");
+    assert!(err.contains("keep its cluster's config until they have"), "{err}");
+}
+
 #[track_caller]
 fn json(place: &Place, arguments: &[&str]) -> Value {
     serde_json::from_str(&run(place, &[arguments, &["--json"]].concat()).1).unwrap()
@@ -154,7 +162,7 @@ fn compare_and_set_with_the_revision_that_get_tells(place: &Place) {
     assert_eq!(put("", "e").0, 2);
     let lost = json(place, &["put", "nodes/web1/slug", r#"{"cluster": "f"}"#, "--cas", &seen]);
     assert_eq!(lost, json!({"key": "nodes/web1/slug", "written": false}));
-    ok(place, &["rm", "nodes/web1/slug"]);
+    rm_nodes(place, &["nodes/web1/slug"]);
     assert!(put(&seen, "g").2.contains("but absent"));
 }
 
@@ -167,7 +175,7 @@ fn a_cluster_is_not_removed_while_nodes_need_it(place: &Place) {
         fails(place, &[&["rm"], keys].concat(), 1, &["nothing was removed: cluster dev of slug is", says, "--force"]);
     }
     assert_eq!(ok(place, &["ls"]).lines().count(), 6);
-    ok(place, &["rm", "nodes/web1/slug", "nodes/web2/slug", "nodes/web4/slug"]);
+    rm_nodes(place, &["nodes/web1/slug", "nodes/web2/slug", "nodes/web4/slug"]);
     ok(place, &["rm", CONFIG, DEPLOY]);
     assert_eq!(ok(place, &["ls"]), "nodes/web3/slug\n");
 }
@@ -201,7 +209,9 @@ fn a_store_that_is_not_there_is_an_error_of_one_line_that_names_it() {
     fails(&place, &["ls"], 1, &["pp-store: the store's directory /no/such/directory: No such file"]);
     fails(&place, &["put", "nodes/web1/slug", r#"{"cluster": "a"}"#], 1, &["writing nodes/web1/slug in the directory"]);
     let place = Place { url: "etcd://a".to_owned(), ..place };
-    fails(&place, &["ls"], 1, &["--store etcd://a: not a store: consul://host:8500"]);
+    fails(&place, &["ls"], 2, &["'etcd://a' for '--store <URL>': not a store: consul://host:8500"]);
+    let place = Place { url: format!("consul://{nowhere}/v1/kv"), ..place };
+    fails(&place, &["ls"], 2, &["a path has no place behind the port"]);
 }
 
 #[test]
@@ -210,13 +220,13 @@ fn a_key_that_is_none_and_a_document_that_cannot_be_read_are_listed_too() {
     place.write("nodes/web1/slug", br#"{"cluster": "dev"}"#);
     std::os::unix::fs::symlink("/no/such/file", place.root().join("nodes/web1/other.json")).unwrap();
     let (status, out, err) = run(&place, &["ls"]);
-    assert_eq!((status, out.as_str()), (0, "nodes/web1/other\nnodes/web1/slug\n"));
+    assert_eq!((status, out.as_str()), (1, "nodes/web1/other\nnodes/web1/slug\n"));
     assert!(err.starts_with("pp-store: nodes/web1/other: ") && err.contains("is a link whose target"), "{err}");
     assert!(json(&place, &["ls"])[0]["error"].is_string());
     fails(&place, &["get", "nodes/web1/other"], 1, &["nodes/web1/other: ", "is a link whose target"]);
     let output = run(&place, &["rm", "clusters/other/dev/config"]);
     assert!(output.2.contains("in use: perhaps by nodes/web1/other"), "{output:?}");
-    ok(&place, &["rm", "nodes/web1/other"]);
+    rm_nodes(&place, &["nodes/web1/other"]);
     assert_eq!(ok(&place, &["ls"]), "nodes/web1/slug\n");
 }
 

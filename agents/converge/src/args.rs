@@ -24,7 +24,7 @@ pub struct Args {
 
     /// Where intent is: consul://host:8500, consul+https://host:8501 or file:path [default: $CONSUL_HTTP_ADDR when set,
     /// else file:test_data/intent]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = store::store_url)]
     pub store: Option<String>,
 
     /// How log lines look

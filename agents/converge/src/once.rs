@@ -14,6 +14,7 @@ use tracing::{error, info};
 use crate::agent::{Agent, Host, Outcome, Task};
 use crate::args::LogFormat;
 use crate::schedule::{Verdict, verdicts};
+use crate::watch::tell_if_empty;
 
 /// Attempts every app once, all at the same time. Failure when any failed.
 pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCode> {
@@ -64,6 +65,7 @@ fn print_plan(app: &AppName, steps: &[String], format: LogFormat) -> Result<()> 
 /// A task for every app that may be touched, and whether any other has failed already, by being invalid.
 async fn tasks<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<(Vec<Task>, bool)> {
     let (intent, _) = intent::read(&host.store, &host.node).await?;
+    tell_if_empty(host, &intent);
     let mut failed = false;
     for Invalid { key, reason } in &intent.strays {
         error!("{key}: {reason}");

@@ -16,7 +16,7 @@ use store::intent::{Invalid, NodeIntent};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use crate::agent::{Agent, Host, Outcome, Task, Wanted};
 use crate::backoff::{Backoff, jittered};
@@ -162,7 +162,7 @@ impl<A: Agent> Schedule<A> {
     /// Takes over new intent: what changed is due now.
     fn apply(&mut self, intent: NodeIntent) {
         for stray in intent.strays.iter().filter(|stray| !self.strays.contains(stray)) {
-            warn!("ignored: {stray}");
+            error!("{stray}; what it may stand for stays as it is");
         }
         self.strays.clone_from(&intent.strays);
         let mut verdicts = verdicts(intent, self.present());
@@ -250,7 +250,8 @@ impl<A: Agent> Schedule<A> {
             Ok(Outcome::Converged) => {
                 slot.failing.reset();
                 slot.waiting.reset();
-                if matches!(slot.verdict, Verdict::Converge(_)) && slot.said.take().is_some() {
+                let wanted = matches!(slot.verdict, Verdict::Converge(Wanted::App(_)));
+                if wanted && slot.said.take().is_some() {
                     info!(%app, "converged");
                 }
             }

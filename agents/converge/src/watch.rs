@@ -68,10 +68,15 @@ async fn step(host: &Host, sender: &mpsc::Sender<Option<NodeIntent>>, seen: &mut
     }
     let (intent, token) = intent::read(&host.store, &host.node).await?;
     *seen = Some(token);
-    if intent.apps.is_empty() {
-        info!("no app is meant for this node: there is nothing under nodes/{}/", host.node);
-    }
+    tell_if_empty(host, &intent);
     // Nobody is left to tell only when the process is about to end.
     let _ = sender.send(Some(intent)).await;
     Ok(())
+}
+
+/// Says so when there is nothing to do: perhaps this node goes by another name. What cannot be read is not nothing.
+pub(crate) fn tell_if_empty(host: &Host, intent: &NodeIntent) {
+    if intent.apps.is_empty() && intent.strays.is_empty() {
+        info!("no app is meant for this node: there is nothing under nodes/{}/", host.node);
+    }
 }

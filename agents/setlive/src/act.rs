@@ -2,6 +2,7 @@
 
 mod steps;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -44,10 +45,12 @@ impl Act<'_> {
             Decision::Refuse(reason) => bail!(reason),
             Decision::FellBack { failure, running } => {
                 bail!(
-                    "{} failed here ({}); {} runs instead, until another version or configuration is active",
+                    "{} failed here ({}); {} runs instead, until another version, configuration or check is active in \
+                     clusters/{app}/{}/config",
                     failure.version,
                     failure.reason,
-                    running.version
+                    running.version,
+                    running.cluster
                 )
             }
             Decision::Forget(digests) => {
@@ -115,7 +118,7 @@ impl Act<'_> {
         }
         let from = from.as_ref().unwrap_or(&to);
         self.stop(&record, from.timeouts.stop.duration()).await?;
-        processes::end_strays(from.basedir.path()).await?;
+        processes::end_strays(app, from.basedir.path(), &BTreeSet::new()).await?;
         clock.lap("stop");
         let another = inquiry(self.setlive, app, &to).answered_by_another().await;
         info!(%app, "Symlinking current to {app}_{}", to.version);
@@ -132,6 +135,7 @@ impl Act<'_> {
         clock.lap("start");
         // What was renamed is made to last before the record says that it is there, and after it was waited for.
         blocking(move || staged.sync()).await?;
+        clock.lap("sync");
         let next = match another {
             Some(reason) => self.failed(&to, record, reason, &logs).await?,
             None => self.settle(&to, record, &mut clock, &logs).await?,
@@ -209,12 +213,19 @@ impl Act<'_> {
                 self.save(record.arrived(&to)).await?;
                 Ok(Next::Look)
             }
-            Err(_) => bail!("{} failed, and there is nothing to go back to: {}", failure.version, failure.reason),
+            Err(_) => bail!(
+                "{} failed, and there is nothing to go back to: {}; see {}",
+                failure.version,
+                failure.reason,
+                logs_of(&to)
+            ),
         }
     }
 
     /// Starts what is in place and does not run.
     async fn restart(&mut self, to: &Definition) -> Result<Next> {
+        // What runs without its runsv holds what the service needs to run.
+        processes::end_strays(self.app, to.basedir.path(), &self.running(to)?).await?;
         if let Some(waiting) = self.start(to).await? {
             return Ok(Next::Done(waiting));
         }
@@ -223,7 +234,9 @@ impl Act<'_> {
                 info!(app = %self.app, "{} was not running, and is again", to.version);
                 Ok(Next::Look)
             }
-            Verdict::Unhealthy(reason) => Err(anyhow!("{} was started again, but is {reason}", to.version)),
+            Verdict::Unhealthy(reason) => {
+                Err(anyhow!("{} was started again, but is {reason}; see {}", to.version, logs_of(to)))
+            }
             Verdict::Overtaken => Ok(overtaken()),
         }
     }
@@ -246,7 +259,7 @@ impl Act<'_> {
         }
         let patience = patience.unwrap_or(Duration::from_secs(10));
         remove::services(self.setlive, self.app, record.services.iter(), patience).await?;
-        processes::end_strays(record.basedir.path()).await?;
+        processes::end_strays(self.app, record.basedir.path(), &BTreeSet::new()).await?;
         self.setlive.site.places.unbuild(self.app)?;
         let (records, app) = (self.setlive.site.records.clone(), self.app.clone());
         blocking(move || records.remove(&app)).await
@@ -255,6 +268,12 @@ impl Act<'_> {
 
 fn inquiry<'a>(setlive: &'a Setlive, app: &'a AppName, definition: &'a Definition) -> Inquiry<'a> {
     Inquiry { app, definition, places: &setlive.site.places, control: &setlive.site.control, http: &setlive.http }
+}
+
+/// Where a definition's logs are, for people.
+fn logs_of(definition: &Definition) -> String {
+    let logs = definition.services().map(|service| definition.log_dir(service).join("current").display().to_string());
+    logs.collect::<Vec<_>>().join(", ")
 }
 
 fn overtaken() -> Next {

@@ -119,7 +119,11 @@ fn entries(app: &AppName, install: &Path) -> Result<BTreeMap<String, String>> {
     let metadata = match fs::metadata(&launch) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("{} is missing: an app's install needs it, a script or a directory of scripts", launch.display())
+            bail!(
+                "{} is missing: an app's install needs it, a script or a directory of scripts; if it is a directory too \
+                 deep in the artifact, make that with tar -C <directory> .",
+                launch.display()
+            )
         }
         Err(error) => return Err(error).with_context(|| format!("looking at {}", launch.display())),
     };

@@ -77,6 +77,8 @@ impl Inquiry<'_> {
         loop {
             let asked = Instant::now();
             let reason = match (self.ask(deadline).await, &first) {
+                // Without a check, having stayed is all there is to confirm.
+                (Ok(_), _) if health.is_none() => return Verdict::Healthy(began.elapsed()),
                 (Ok(pids), Some((before, after))) if pids == *before => return Verdict::Healthy(*after),
                 (Ok(pids), _) => {
                     first = Some((pids, began.elapsed()));

@@ -1,5 +1,6 @@
 //! The processes of this host, as far as `/proc` tells.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use store::AppName;
 
 use crate::runit::until;
 
@@ -14,6 +16,7 @@ use crate::runit::until;
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: Pid,
+    pub(crate) parent: i32,
     pub(crate) group: Pid,
     /// It has ended, and nobody has waited for it.
     pub(crate) is_dead: bool,
@@ -26,8 +29,14 @@ impl Process {
         // The command's name, in parentheses, may hold anything; what follows it does not: state, parent, group.
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
         let state = fields.next()?;
-        let group = fields.nth(1)?.parse().ok()?;
-        Some(Self { pid: Pid::from_raw(pid)?, group: Pid::from_raw(group)?, is_dead: matches!(state, "Z" | "X") })
+        let parent = fields.next()?.parse().ok()?;
+        let group = fields.next()?.parse().ok()?;
+        Some(Self {
+            pid: Pid::from_raw(pid)?,
+            parent,
+            group: Pid::from_raw(group)?,
+            is_dead: matches!(state, "Z" | "X"),
+        })
     }
 }
 
@@ -37,17 +46,20 @@ pub(crate) fn any(mut is_one: impl FnMut(&Process) -> bool) -> bool {
 }
 
 /// Ends what an app left behind that nobody looks after any more: its children that outlived it, or itself, when its
-/// runsv was killed. Only for when all of its services are stopped.
+/// runsv was killed. What descends from one of `running`, the processes that its services run now, is looked after.
 ///
 /// Such a process is known by the `CONFIG_PATH` that it was started with, and by running in or out of an install of the
 /// app. What an app starts for good, say another service of the host, runs elsewhere, and is not touched.
-pub(crate) async fn end_strays(basedir: &Path) -> Result<()> {
-    let strays = || all().filter(|process| !process.is_dead && is_of(process.pid, basedir));
+pub(crate) async fn end_strays(app: &AppName, basedir: &Path, running: &BTreeSet<i32>) -> Result<()> {
+    let is_stray = |process: &Process| {
+        !process.is_dead && is_of(process.pid, basedir) && !descends(process.pid.as_raw_nonzero().get(), running)
+    };
+    let strays = || all().filter(is_stray);
     let none_left = || {
         let mut left = false;
         for process in strays() {
             left = true;
-            tracing::warn!("killing process {}, which an app of {} left behind", process.pid, basedir.display());
+            tracing::warn!(%app, "killing process {}, which it left behind", process.pid);
             // That it is gone by now is fine, and what cannot be killed is found again.
             let _ = kill_process(process.pid, Signal::KILL);
         }
@@ -56,6 +68,21 @@ pub(crate) async fn end_strays(basedir: &Path) -> Result<()> {
     let gone = until(Duration::from_secs(5), none_left).await?;
     ensure!(gone, "processes of {} are left and cannot be killed", basedir.display());
     Ok(())
+}
+
+/// Whether `pid` is one of `ancestors` or a descendant of one.
+fn descends(mut pid: i32, ancestors: &BTreeSet<i32>) -> bool {
+    // Nothing is deeper, unless processes come and go while we look.
+    for _ in 0..1000 {
+        if ancestors.contains(&pid) {
+            return true;
+        }
+        match Process::of(pid) {
+            Some(process) if process.parent > 1 => pid = process.parent,
+            Some(_) | None => return false,
+        }
+    }
+    false
 }
 
 fn is_of(pid: Pid, basedir: &Path) -> bool {

@@ -78,7 +78,7 @@ pub(crate) async fn can_run_as(user: &UserName) -> Result<()> {
     let reason = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "cannot run anything as {:?} ({}): create that user, or run this agent as root",
+        "deploy_config's runas: cannot run anything as {:?} ({}): create that user, or run this agent as root",
         user.as_str(),
         reason.trim()
     );

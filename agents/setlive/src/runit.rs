@@ -40,8 +40,11 @@ impl Control {
             Self::Supervise => supervised(dir).map(|status| match status {
                 None => Service::Unsupervised,
                 Some(Status { wanted_up: false, .. }) => Service::Stopped,
-                Some(Status { pid: Some(pid), .. }) => Service::Running { pid },
-                Some(Status { pid: None, .. }) => Service::Failing,
+                // runsv may take its time to notice that a process has died.
+                Some(Status { pid: Some(pid), .. }) if processes::Process::of(pid).is_some_and(|p| !p.is_dead) => {
+                    Service::Running { pid }
+                }
+                Some(Status { .. }) => Service::Failing,
             }),
             Self::Sv(sv) => sv_status(sv, dir),
         }
@@ -158,7 +161,9 @@ async fn stop(dir: &Path, patience: Duration) -> Result<()> {
     tell(dir, b'd').await?;
     let is_down = || Ok(supervised(dir)?.is_some_and(|status| status.pid.is_none() && !status.wanted_up));
     if !until(patience, is_down).await? {
-        tracing::warn!("{} ignores TERM for {patience:?}: killing it", dir.display());
+        let service = dir.file_name().unwrap_or_default().to_string_lossy();
+        let app = service.split('@').next().unwrap_or_default();
+        tracing::warn!(%app, "the service {service} ignores TERM for {patience:?}: killing it");
         tell(dir, b'k').await?;
         let down = until(RUNSV_ANSWERS, is_down).await?;
         anyhow::ensure!(down, "{} does not stop, not even when killed", dir.display());

@@ -121,7 +121,7 @@ fn what_ignores_term_is_killed_and_what_it_leaves_behind_too() {
     host.converge();
     host.activate("2", json!({}));
     let pass = host.converge();
-    assert!(pass.log.contains("ignores TERM for 1s: killing it"), "{}", pass.log);
+    assert!(pass.log.contains("slug: the service slug ignores TERM for 1s: killing it"), "{}", pass.log);
     host.serves("2");
     eventually("its child is there", SOON, || (slugs() == 2).then_some(()));
     host.activate("3", json!({}));

@@ -65,6 +65,23 @@ fn an_app_whose_runsv_was_killed_is_ended_with_it_when_it_is_replaced_or_removed
 }
 
 #[test]
+fn an_app_whose_runsv_was_killed_is_started_anew_in_place_of_its_orphan() {
+    let host = live(&GOOD);
+    let orphan = host.pid();
+    let mut setlive = host.setlive();
+    setlive.args(["--interval", "0.3"]);
+    let agent = host.watch(setlive);
+    kill(runsv(&host));
+    eventually("another process answers", SOON, || host.health().filter(|health| health["pid"] != orphan));
+    agent.says("slug: 1 was not running, and is again");
+    let log = host.path("srv/slug/log/current");
+    let lines = fs::read_to_string(&log).unwrap().lines().count();
+    assert!(lines >= 2, "its log goes on");
+    assert_eq!(slugs(&host).len(), 1);
+    agent.stop();
+}
+
+#[test]
 fn another_program_on_its_port_is_not_taken_for_the_app() {
     let host = Host::new();
     host.install(&Slug::new("1", Behaviour::Good));

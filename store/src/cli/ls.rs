@@ -16,11 +16,14 @@ pub(super) async fn run(store: &Store, prefix: &Prefix, in_json: bool) -> Result
         return Ok(Outcome::Done);
     }
     print(documents.keys().map(|key| legible(key) + "\n").collect::<String>().as_bytes())?;
+    let mut unreadable = 0;
     for (key, document) in &documents {
         if let Err(reason) = document {
             note(&format!("{}: {reason}", legible(key)));
+            unreadable += 1;
         }
     }
+    anyhow::ensure!(unreadable == 0, "{unreadable} of these cannot be read");
     Ok(Outcome::Done)
 }
 

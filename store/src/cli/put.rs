@@ -45,6 +45,9 @@ fn document(argument: &str) -> Result<Vec<u8>> {
     }
     match argument.strip_prefix('@') {
         Some(file) => std::fs::read(file).with_context(|| format!("reading {file}")),
+        None if std::path::Path::new(argument).is_file() => {
+            anyhow::bail!("{argument} is a file's name, not a document; to read the file: @{argument}")
+        }
         None => Ok(argument.as_bytes().to_vec()),
     }
 }

@@ -27,10 +27,23 @@ pub(super) async fn run(store: &Store, mut keys: Vec<Key>, force: bool, in_json:
     for key in &absent {
         note(&format!("there is no {key}"));
     }
+    for app in removed.iter().filter_map(|key| left(key)).collect::<BTreeSet<_>>() {
+        note(&format!(
+            "hosts stop {app} within seconds; keep its cluster's config until they have, or they keep it running"
+        ));
+    }
     if in_json {
         print_json(&json!({"removed": removed, "absent": absent}))?;
     }
     Ok(if absent.is_empty() { Outcome::Done } else { Outcome::Absent })
+}
+
+/// The app that a host is to run no more without this key.
+fn left(key: &str) -> Option<AppName> {
+    match IntentKey::parse(key) {
+        Ok(IntentKey::Node(_, app)) => Some(app),
+        Ok(IntentKey::Config(..) | IntentKey::DeployConfig(..)) | Err(_) => None,
+    }
 }
 
 /// Whether the document was there.

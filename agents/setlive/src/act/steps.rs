@@ -1,5 +1,6 @@
 //! The steps of a replacement, each of which can be done again. In what order they are taken is [`super`]'s.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -66,6 +67,18 @@ impl Act<'_> {
             stopped.context("stopping")??;
         }
         Ok(())
+    }
+
+    /// The processes that the definition's services run now.
+    pub(super) fn running(&self, of: &Definition) -> Result<BTreeSet<i32>> {
+        let site = &self.setlive.site;
+        let services = of.services().map(|service| site.control.observe(&site.places.staged(service)));
+        let pid = |service| match service {
+            Ok(Service::Running { pid }) => Some(Ok(pid)),
+            Ok(Service::Absent | Service::Unsupervised | Service::Stopped | Service::Failing) => None,
+            Err(error) => Some(Err(error)),
+        };
+        services.filter_map(pid).collect()
     }
 
     /// Starts every service; an outcome when runsvdir does not look after one.
