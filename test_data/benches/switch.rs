@@ -34,8 +34,8 @@ fn main() {
             }
         }
         let total = median(&mut totals);
-        let inside =
-            ["stage", "stop", "write", "start", "healthy"].map(|part| (part, median(parts.get_mut(part).unwrap())));
+        let inside = ["stage", "stop", "write", "start", "sync", "healthy"]
+            .map(|part| (part, median(parts.get_mut(part).unwrap())));
         let shown = inside.iter().map(|(part, milliseconds)| format!("{part} {milliseconds:.1}"));
         let known = inside.iter().map(|(_, milliseconds)| milliseconds).sum::<f64>();
         println!(

@@ -54,6 +54,8 @@ fn the_tour_goes_as_it_is_written() {
         "\nslug 0.2\n",
         "two active versions, 0.1 and 0.2",
         "\nrefused\n",
+        "slug: held as it is: clusters/slug/development/config: two active versions",
+        "slug 0.1: listening",
     ] {
         assert!(said.contains(line), "{line:?} is not in\n{said}");
     }
