@@ -149,6 +149,29 @@ fn an_app_that_hangs_in_a_hook_delays_no_other() {
 }
 
 #[test]
+fn an_app_that_hangs_in_its_stop_delays_no_other() {
+    let host = Host::new();
+    let other = free_port();
+    host.install(&Slug::new("1", Behaviour::IgnoresTerm));
+    host.install(&Slug::new("2", Behaviour::Good));
+    for version in ["1", "2"] {
+        host.install_as("other", &Slug::new(version, Behaviour::Good));
+    }
+    host.deploy_config(json!({}));
+    host.deploy_config_as("other", json!({}));
+    host.activate_as("other", other, "1", json!({}));
+    host.activate("1", json!({"stop_seconds": 600}));
+    host.converge();
+    let agent = host.watch(host.setlive());
+    host.activate("2", json!({}));
+    agent.says("slug: Stopping 1");
+    host.activate_as("other", other, "2", json!({}));
+    eventually("the other app is replaced", SOON, || http_get(other, "/").filter(|(_, body)| body.contains("slug 2")));
+    assert_eq!(host.health().unwrap()["version"], "1", "it is stopped as it was started, with its own patience");
+    agent.stop();
+}
+
+#[test]
 fn a_signal_ends_the_agent_at_once_while_it_waits_for_health() {
     let host = live();
     host.install(&Slug::new("2", Behaviour::NeverHealthy));
