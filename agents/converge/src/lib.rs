@@ -26,6 +26,12 @@ pub use agent::{Agent, Host, Outcome, Task, Wanted, blocking};
 pub use args::Args;
 pub use backoff::Backoff;
 
+/// For an agent's `--help`.
+pub const EXIT_STATUS: &str = "\
+Exit status: 0 after --once or --plan when nothing failed, waiting for something included; 1 when something failed, or an
+app is invalid; 2 for wrong usage; 128 and the signal's number when a signal ended it. Without --once it runs for ever.
+RUST_LOG=debug logs what it decides, too.";
+
 /// Runs an agent's process: flags in, exit status out. `make` builds the agent once the store and the node are known.
 ///
 /// # Exit status

@@ -12,7 +12,7 @@ use preparer::{Preparer, Repo};
 /// directory appears whole or not at all, and is never touched again. Nothing is started: that is pp-setlive's. Without
 /// --once it stays, follows changes of intent as they come, and retries what failed.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLE)]
+#[command(version, after_help = format!("{EXAMPLE}\n\n{}", converge::EXIT_STATUS))]
 struct Cli {
     /// Where artifacts are: file:path, http://host/path or https://host/path
     #[arg(long, value_name = "URL", default_value = "file:test_data/repo")]

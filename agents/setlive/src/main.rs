@@ -16,7 +16,7 @@ use setlive::{Places, Setlive};
 ///
 ///   pp-setlive --store consul://127.0.0.1:8500 --runit=/tmp/service --runit-stage=/tmp/service-stage
 #[derive(Debug, Parser)]
-#[command(version, verbatim_doc_comment)]
+#[command(version, verbatim_doc_comment, after_help = converge::EXIT_STATUS)]
 struct Cli {
     #[command(flatten)]
     common: converge::Args,
