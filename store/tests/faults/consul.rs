@@ -82,7 +82,7 @@ fn a_server_that_was_replaced_while_nobody_waited_is_watched_from_its_own_beginn
         consul.restart();
         consul.put("nodes/web1/slug", "kept");
         // The first try may meet a connection to the old server.
-        follow(&store, &["nodes/web1/"], |documents| says(documents, "nodes/web1/slug", "kept")).await;
+        soon(follow(&store, &["nodes/web1/"], |documents| says(documents, "nodes/web1/slug", "kept"))).await;
         let seen = read().await;
         let mut wait = pin!(store.wait(&seen));
         assert!(tokio::time::timeout(QUIET, &mut wait).await.is_err());

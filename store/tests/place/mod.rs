@@ -97,9 +97,13 @@ pub async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, what).await.expect("it takes too long")
 }
 
-/// Reads and waits as an agent does, also when that fails, until what it reads is as it should be.
+/// Reads and waits as an agent does, also when that fails, until what it reads is as it should be. The deadline is the
+/// caller's: [`soon`], or one on the thread that this runs on.
 pub async fn follow(store: &Store, prefixes: &[&str], is_done: impl Fn(&Documents) -> bool) {
     let prefixes = prefixes.iter().map(|text| prefix(text)).collect::<Vec<_>>();
+    // How often a store that fails is asked whether it still does.
+    let mut tries = tokio::time::interval(Duration::from_millis(50));
+    tries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let failed = match store.read(&prefixes).await {
             Ok((documents, _)) if is_done(&documents) => return,
@@ -107,7 +111,7 @@ pub async fn follow(store: &Store, prefixes: &[&str], is_done: impl Fn(&Document
             Err(_) => true,
         };
         if failed {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tries.tick().await;
         }
     }
 }
