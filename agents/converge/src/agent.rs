@@ -1,17 +1,22 @@
 //! What an agent is, to the loop: something that converges one app, and says which apps it has on this host.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use store::intent::App;
+use serde::{Deserialize, Serialize};
+use store::intent::{App, NodeIntent};
 use store::{AppName, NodeName, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// One agent. Everything it does must be safe to be killed at any instruction, and to be done again.
+/// One agent: what it does for each app, or for the host as a whole, or both. Everything it does must be safe to be killed
+/// at any instruction, and to be done again.
 pub trait Agent: 'static {
     /// The apps that this agent has something of on this host, whether intent names them or not.
-    fn present(&self) -> Result<BTreeSet<AppName>>;
+    fn present(&self) -> Result<BTreeSet<AppName>> {
+        Ok(BTreeSet::new())
+    }
 
     /// Observes one app, decides and acts: once. Not called for apps that are held, and never twice at a time for the
     /// same app.
@@ -19,10 +24,37 @@ pub trait Agent: 'static {
     /// # Errors
     /// What kept the app from converging, in words that stay the same while the reason does: a repeated one is not
     /// logged again. It is tried again after a back-off.
-    fn converge(&self, task: Task) -> impl Future<Output = Result<Outcome>>;
+    fn converge(&self, _task: Task) -> impl Future<Output = Result<Outcome>> {
+        async { Ok(Outcome::Converged) }
+    }
 
     /// What [`Agent::converge`] would do, a line each; changes nothing.
-    fn plan(&self, task: Task) -> impl Future<Output = Result<Vec<String>>>;
+    fn plan(&self, _task: Task) -> impl Future<Output = Result<Vec<String>>> {
+        async { Ok(Vec::new()) }
+    }
+
+    /// Converges what all apps of the host come to together: once, never twice at a time. Which apps are held or invalid,
+    /// and which keys name no app, is said already; while nothing is known of intent, this is not called.
+    ///
+    /// # Errors
+    /// As of [`Agent::converge`].
+    fn converge_host(&self, _intent: Rc<NodeIntent>, _host: &Host) -> impl Future<Output = Result<Outcome>> {
+        async { Ok(Outcome::Converged) }
+    }
+
+    /// What [`Agent::converge_host`] would do, a line each; changes nothing.
+    fn plan_host(&self, _intent: Rc<NodeIntent>, _host: &Host) -> impl Future<Output = Result<Vec<String>>> {
+        async { Ok(Vec::new()) }
+    }
+}
+
+/// Who says what is to run on a host. What one of them had made the other leaves alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    Store,
+    /// `pt-direct`, from a file.
+    Direct,
 }
 
 /// How an attempt ended that did not fail.
@@ -53,6 +85,7 @@ pub enum Wanted {
 pub struct Host {
     pub node: NodeName,
     pub store: Store,
+    pub source: Source,
     /// Only looked at: for `--plan`.
     pub read_only: bool,
     pub(crate) permits: Arc<Semaphore>,

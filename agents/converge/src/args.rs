@@ -7,15 +7,11 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use store::NodeName;
 
+/// Of agents that take their intent from a store.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Make one pass and exit: 0 when converged or waiting for a precondition, 1 when anything failed
-    #[arg(long)]
-    pub once: bool,
-
-    /// Print what a pass would do, and change nothing
-    #[arg(long)]
-    pub plan: bool,
+    #[command(flatten)]
+    pub run: RunArgs,
 
     /// The name under which intent knows this host [default: the host name; `localhost` in a checkout, that is when
     /// neither --store nor CONSUL_HTTP_ADDR says where intent is]
@@ -26,6 +22,18 @@ pub struct Args {
     /// else file:test_data/intent]
     #[arg(long, value_name = "URL", value_parser = store::store_url)]
     pub store: Option<String>,
+}
+
+/// How a process runs, wherever its intent comes from.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// Make one pass and exit: 0 when converged or waiting for a precondition, 1 when anything failed
+    #[arg(long)]
+    pub once: bool,
+
+    /// Print what a pass would do, and change nothing
+    #[arg(long)]
+    pub plan: bool,
 
     /// How log lines look
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
@@ -37,7 +45,7 @@ pub struct Args {
 
     /// Seconds between two looks at the host, to repair what changed without anybody saying so; jittered by a quarter
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = positive_seconds)]
-    interval: Duration,
+    pub(crate) interval: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,22 +57,23 @@ pub enum LogFormat {
 }
 
 impl Args {
-    pub fn interval(&self) -> Duration {
-        self.interval
-    }
-
-    pub fn node(&self) -> Result<NodeName> {
-        if let Some(node) = &self.node {
-            return Ok(node.clone());
-        }
+    pub(crate) fn node(&self) -> Result<NodeName> {
         let consul = std::env::var_os("CONSUL_HTTP_ADDR").is_some_and(|addr| !addr.is_empty());
-        if self.store.is_none() && !consul {
-            return "localhost".parse().context("naming a developer's host");
-        }
-        let uname = rustix::system::uname();
-        let name = uname.nodename().to_str().context("the host name is not UTF-8; give --node")?;
-        name.parse().context("the host name cannot be a node's name; give --node")
+        node_or_default(self.node.as_ref(), self.store.is_none() && !consul)
     }
+}
+
+/// The node that was named; else `localhost` in a developer's `checkout`, and the host name anywhere else.
+pub fn node_or_default(named: Option<&NodeName>, checkout: bool) -> Result<NodeName> {
+    if let Some(node) = named {
+        return Ok(node.clone());
+    }
+    if checkout {
+        return "localhost".parse().context("naming a developer's host");
+    }
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_str().context("the host name is not UTF-8; give --node")?;
+    name.parse().context("the host name cannot be a node's name; give --node")
 }
 
 fn positive_seconds(text: &str) -> Result<Duration, String> {

@@ -1,7 +1,7 @@
 //! What every agent shares: the loop that keeps apps converged, back-off, flags, logging, and files that survive a crash.
 //!
-//! An agent is a value of [`Agent`]: it says what it does for one app, once. When, for which apps, how often again and
-//! what is said about it is decided here, the same for all. Agents do not know of each other, nor does this library of
+//! An agent is a value of [`Agent`]: it says what it does for one app, or for the host, once. When, for which apps, how
+//! often again and what is said about it is decided here, the same for all. Agents do not know of each other, nor does this library of
 //! them.
 
 mod agent;
@@ -11,6 +11,7 @@ pub mod files;
 mod log;
 mod once;
 mod schedule;
+mod turn;
 mod watch;
 
 use std::process::ExitCode;
@@ -18,12 +19,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use store::Store;
+use store::{NodeName, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
-pub use agent::{Agent, Host, Outcome, Task, Wanted, blocking};
-pub use args::Args;
+pub use agent::{Agent, Host, Outcome, Source, Task, Wanted, blocking};
+pub use args::{Args, RunArgs, node_or_default};
 pub use backoff::Backoff;
 
 /// For an agent's `--help`.
@@ -32,15 +33,33 @@ Exit status: 0 after --once or --plan when nothing failed, waiting for something
 app is invalid; 2 for wrong usage; 128 and the signal's number when a signal ended it. Without --once it runs for ever.
 RUST_LOG=debug logs what it decides, too.";
 
-/// Runs an agent's process: flags in, exit status out. `make` builds the agent once the store and the node are known.
+/// Runs the process of an agent that takes its intent from a store: flags in, exit status out. `make` builds the agent
+/// once the store and the node are known.
 ///
 /// # Exit status
 /// 0 after `--once` or `--plan` when nothing failed, 1 when something did; 128 + the signal's number when stopped by one.
 pub fn main<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> ExitCode {
+    main_on(&args.run, Source::Store, || Ok((args.node()?, Store::open(args.store.as_deref())?)), make)
+}
+
+/// As [`main`], for any source of intent: `open` tells this node's name, and what to read.
+pub fn main_on<A: Agent>(
+    args: &RunArgs,
+    source: Source,
+    open: impl FnOnce() -> Result<(NodeName, Store)>,
+    make: impl FnOnce(&Host) -> Result<A>,
+) -> ExitCode {
     log::start(args.log_format);
     // Whatever shell this was started from: the directories that lead to an app are for its user to read.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    match run(args, make) {
+    let host = open().map(|(node, store)| Host {
+        node,
+        store,
+        source,
+        read_only: args.plan,
+        permits: Arc::new(tokio::sync::Semaphore::new(args.parallel.get())),
+    });
+    match host.and_then(|host| run(args, &host, make)) {
         Ok(status) => status,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -49,23 +68,17 @@ pub fn main<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> Exi
     }
 }
 
-fn run<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> Result<ExitCode> {
-    let host = Host {
-        node: args.node()?,
-        store: Store::open(args.store.as_deref())?,
-        read_only: args.plan,
-        permits: Arc::new(tokio::sync::Semaphore::new(args.parallel.get())),
-    };
+fn run<A: Agent>(args: &RunArgs, host: &Host, make: impl FnOnce(&Host) -> Result<A>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     let work = async {
-        let agent = Rc::new(make(&host)?);
+        let agent = Rc::new(make(host)?);
         if args.plan {
-            once::plan(&agent, &host, args.log_format).await
+            once::plan(&agent, host, args.log_format).await
         } else if args.once {
-            once::pass(&agent, &host).await
+            once::pass(&agent, host).await
         } else {
-            let intents = watch::intents(&host);
-            Ok(schedule::keep_converging(agent, host.clone(), intents, args.interval()).await)
+            let intents = watch::intents(host);
+            Ok(schedule::keep_converging(agent, host.clone(), intents, args.interval).await)
         }
     };
     // The signals are armed before the work starts, and dropping the work ends what it had begun: at any point an agent

@@ -6,9 +6,10 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use store::AppName;
-use store::intent::{self, Invalid};
+use store::intent::{self, Invalid, NodeIntent};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tracing::field::display;
 use tracing::{error, info};
 
 use crate::agent::{Agent, Host, Outcome, Task};
@@ -16,54 +17,75 @@ use crate::args::LogFormat;
 use crate::schedule::{Verdict, verdicts};
 use crate::watch::tell_if_empty;
 
-/// Attempts every app once, all at the same time. Failure when any failed.
+/// Attempts every app once, and the host as a whole, all at the same time. Failure when any failed.
 pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCode> {
-    let (tasks, mut failed) = tasks(agent, host).await?;
+    let Round { intent, tasks, mut failed } = round(agent, host).await?;
     let mut running = JoinSet::new();
     for task in tasks {
         let agent = agent.clone();
-        running.spawn_local(async move { (task.app.clone(), agent.converge(task).await) });
+        running.spawn_local(async move { (Some(task.app.clone()), agent.converge(task).await) });
     }
+    let (whole, on) = (agent.clone(), host.clone());
+    running.spawn_local(async move { (None, whole.converge_host(intent, &on).await) });
     while let Some(done) = running.join_next().await {
-        match done? {
-            (_, Ok(Outcome::Converged)) => {}
-            (app, Ok(Outcome::Waiting(reason))) => info!(%app, "waiting: {reason}"),
-            (app, Err(error)) => {
-                error!(%app, "{error:#}");
-                failed = true;
-            }
-        }
-    }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Prints what a pass would do to each app.
-pub(crate) async fn plan<A: Agent>(agent: &Rc<A>, host: &Host, format: LogFormat) -> Result<ExitCode> {
-    let (tasks, mut failed) = tasks(agent, host).await?;
-    for task in tasks {
-        let app = task.app.clone();
-        match agent.plan(task).await {
-            Ok(steps) => print_plan(&app, &steps, format)?,
+        let (app, result) = done?;
+        let app = app.as_ref().map(display);
+        match result {
+            Ok(Outcome::Converged) => {}
+            Ok(Outcome::Waiting(reason)) => info!(app, "waiting: {reason}"),
             Err(error) => {
-                error!(%app, "{error:#}");
+                error!(app, "{error:#}");
                 failed = true;
             }
         }
     }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(status(failed))
 }
 
-fn print_plan(app: &AppName, steps: &[String], format: LogFormat) -> Result<()> {
+/// Prints what a pass would do to each app, and to the host as a whole.
+pub(crate) async fn plan<A: Agent>(agent: &Rc<A>, host: &Host, format: LogFormat) -> Result<ExitCode> {
+    let Round { intent, tasks, mut failed } = round(agent, host).await?;
+    let mut show = |app: Option<AppName>, steps: Result<Vec<String>>| match steps {
+        Ok(steps) => print_plan(app.as_ref(), &steps, format),
+        Err(error) => {
+            error!(app = app.as_ref().map(display), "{error:#}");
+            failed = true;
+            Ok(())
+        }
+    };
+    for task in tasks {
+        show(Some(task.app.clone()), agent.plan(task).await)?;
+    }
+    show(None, agent.plan_host(intent, host).await)?;
+    Ok(status(failed))
+}
+
+fn status(failed: bool) -> ExitCode {
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn print_plan(app: Option<&AppName>, steps: &[String], format: LogFormat) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match format {
-        LogFormat::Text => steps.iter().try_for_each(|step| writeln!(out, "{app}: {step}")),
-        LogFormat::Json => writeln!(out, "{}", serde_json::json!({"app": app, "plan": steps})),
+    match (format, app) {
+        (LogFormat::Text, Some(app)) => steps.iter().try_for_each(|step| writeln!(out, "{app}: {step}")),
+        (LogFormat::Text, None) => steps.iter().try_for_each(|step| writeln!(out, "{step}")),
+        (LogFormat::Json, Some(app)) => writeln!(out, "{}", serde_json::json!({"app": app, "plan": steps})),
+        (LogFormat::Json, None) if steps.is_empty() => Ok(()),
+        (LogFormat::Json, None) => writeln!(out, "{}", serde_json::json!({"plan": steps})),
     }
     .context("printing the plan")
 }
 
-/// A task for every app that may be touched, and whether any other has failed already, by being invalid.
-async fn tasks<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<(Vec<Task>, bool)> {
+/// What one pass is about.
+struct Round {
+    intent: Rc<NodeIntent>,
+    /// One for every app that may be touched.
+    tasks: Vec<Task>,
+    /// Something has failed already, by being invalid.
+    failed: bool,
+}
+
+async fn round<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<Round> {
     let (intent, _) = intent::read(&host.store, &host.node).await?;
     tell_if_empty(host, &intent);
     let mut failed = false;
@@ -72,7 +94,7 @@ async fn tasks<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<(Vec<Task>, bool)
         failed = true;
     }
     let mut tasks = Vec::new();
-    for (app, verdict) in verdicts(intent, agent.present()?) {
+    for (app, verdict) in verdicts(&intent, agent.present()?) {
         match &verdict {
             Verdict::Converge(_) => {}
             Verdict::Held => {
@@ -87,5 +109,5 @@ async fn tasks<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<(Vec<Task>, bool)
         let wanted = watch::Sender::new(verdict.wanted()).subscribe();
         tasks.push(Task { app, host: host.clone(), wanted });
     }
-    Ok((tasks, failed))
+    Ok(Round { intent: Rc::new(intent), tasks, failed })
 }

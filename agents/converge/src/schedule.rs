@@ -16,10 +16,10 @@ use store::intent::{Invalid, NodeIntent};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{debug, error, info};
+use tracing::{error, info};
 
 use crate::agent::{Agent, Host, Outcome, Task, Wanted};
-use crate::backoff::{Backoff, jittered};
+use crate::turn::Turn;
 
 /// What is to become of one app.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,16 +44,16 @@ impl Verdict {
 }
 
 /// The verdict on every app that intent names or that is present on the host.
-pub(crate) fn verdicts(intent: NodeIntent, present: BTreeSet<AppName>) -> BTreeMap<AppName, Verdict> {
+pub(crate) fn verdicts(intent: &NodeIntent, present: BTreeSet<AppName>) -> BTreeMap<AppName, Verdict> {
     let mut verdicts =
         present.into_iter().map(|app| (app, Verdict::Converge(Wanted::Unnamed))).collect::<BTreeMap<_, _>>();
-    verdicts.extend(intent.apps.into_iter().map(|(name, app)| {
+    verdicts.extend(intent.apps.iter().map(|(name, app)| {
         let verdict = match app {
             Ok(app) if app.hold => Verdict::Held,
-            Ok(app) => Verdict::Converge(Wanted::App(Box::new(app))),
-            Err(invalid) => Verdict::Invalid(invalid),
+            Ok(app) => Verdict::Converge(Wanted::App(Box::new(app.clone()))),
+            Err(invalid) => Verdict::Invalid(invalid.clone()),
         };
-        (name, verdict)
+        (name.clone(), verdict)
     }));
     verdicts
 }
@@ -65,8 +65,16 @@ pub(crate) async fn keep_converging<A: Agent>(
     mut intents: mpsc::Receiver<Option<NodeIntent>>,
     interval: Duration,
 ) -> ExitCode {
-    let mut schedule =
-        Schedule { agent, host, interval, slots: BTreeMap::new(), strays: Vec::new(), running: JoinSet::new() };
+    let mut schedule = Schedule {
+        agent,
+        host,
+        interval,
+        apps: BTreeMap::new(),
+        intent: None,
+        whole: Turn::new(None),
+        strays: Vec::new(),
+        running: JoinSet::new(),
+    };
     loop {
         let due = schedule.start_what_is_due();
         tokio::select! {
@@ -76,7 +84,7 @@ pub(crate) async fn keep_converging<A: Agent>(
                 None => return ExitCode::FAILURE,
             },
             Some(done) = schedule.running.join_next() => match done {
-                Ok((app, result)) => schedule.settle(&app, result),
+                Ok((whose, result)) => schedule.settle(whose.as_ref(), result),
                 Err(panic) => {
                     error!("{panic}");
                     return ExitCode::FAILURE;
@@ -98,10 +106,15 @@ struct Schedule<A> {
     agent: Rc<A>,
     host: Host,
     interval: Duration,
-    slots: BTreeMap<AppName, Slot>,
+    apps: BTreeMap<AppName, Slot>,
+    /// `None` until one was read.
+    intent: Option<Rc<NodeIntent>>,
+    /// Of what all apps come to together.
+    whole: Turn,
     /// Said already.
     strays: Vec<Invalid>,
-    running: JoinSet<(AppName, Result<Outcome>)>,
+    /// Whose attempt it is: an app's, or the host's as a whole.
+    running: JoinSet<(Option<AppName>, Result<Outcome>)>,
 }
 
 /// One app's place in the schedule.
@@ -109,53 +122,23 @@ struct Slot {
     verdict: Verdict,
     /// What a running attempt listens to.
     wanted: watch::Sender<Wanted>,
-    running: bool,
-    /// Something changed while an attempt was running.
-    changed: bool,
-    /// The next attempt, when none is running.
-    due: Instant,
-    failing: Backoff,
-    waiting: Backoff,
-    /// The last thing said about why the app does not converge.
-    said: Option<String>,
+    turn: Turn,
 }
 
 impl Slot {
-    fn new(verdict: Verdict) -> Self {
-        Self {
-            verdict,
-            wanted: watch::Sender::new(Wanted::Unnamed),
-            running: false,
-            changed: false,
-            due: Instant::now(),
-            failing: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
-            waiting: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
-            said: None,
-        }
-    }
-
-    fn reset(&mut self) {
-        self.due = Instant::now();
-        self.changed = self.running;
-        self.failing.reset();
-        self.waiting.reset();
-    }
-
-    /// True when `text` was not the last thing said.
-    fn is_news(&mut self, text: &str) -> bool {
-        let news = self.said.as_deref() != Some(text);
-        if news {
-            self.said = Some(text.to_owned());
-        }
-        news
+    fn new(app: &AppName, verdict: Verdict) -> Self {
+        Self { verdict, wanted: watch::Sender::new(Wanted::Unnamed), turn: Turn::new(Some(app.clone())) }
     }
 }
 
 impl<A: Agent> Schedule<A> {
     /// No intent was ever read: all that can be done is to finish what an agent before this one began.
     fn finish_what_was_begun(&mut self) {
-        let unknown = |app| (app, Slot::new(Verdict::Converge(Wanted::Unknown)));
-        self.slots = self.present().into_iter().map(unknown).collect();
+        let unknown = |app| {
+            let slot = Slot::new(&app, Verdict::Converge(Wanted::Unknown));
+            (app, slot)
+        };
+        self.apps = self.present().into_iter().map(unknown).collect();
         self.tell();
     }
 
@@ -165,22 +148,27 @@ impl<A: Agent> Schedule<A> {
             error!("{stray}; what it may stand for stays as it is");
         }
         self.strays.clone_from(&intent.strays);
-        let mut verdicts = verdicts(intent, self.present());
-        for (app, _) in self.slots.iter().filter(|(_, slot)| slot.running) {
+        let mut verdicts = verdicts(&intent, self.present());
+        for (app, _) in self.apps.iter().filter(|(_, slot)| slot.turn.running) {
             verdicts.entry(app.clone()).or_insert(Verdict::Converge(Wanted::Unnamed));
         }
-        self.slots.retain(|app, _| verdicts.contains_key(app));
+        self.apps.retain(|app, _| verdicts.contains_key(app));
         for (app, verdict) in verdicts {
-            match self.slots.get_mut(&app) {
+            match self.apps.get_mut(&app) {
                 Some(slot) if slot.verdict == verdict => {}
                 Some(slot) => {
                     slot.verdict = verdict;
-                    slot.reset();
+                    slot.turn.reset();
                 }
                 None => {
-                    self.slots.insert(app, Slot::new(verdict));
+                    let slot = Slot::new(&app, verdict);
+                    self.apps.insert(app, slot);
                 }
             }
+        }
+        if self.intent.as_deref() != Some(&intent) {
+            self.intent = Some(Rc::new(intent));
+            self.whole.reset();
         }
         self.tell();
     }
@@ -194,19 +182,19 @@ impl<A: Agent> Schedule<A> {
 
     /// Tells running attempts what is wanted now, and people which apps are left alone.
     fn tell(&mut self) {
-        for (app, slot) in &mut self.slots {
+        for (app, slot) in &mut self.apps {
             let wanted = slot.verdict.wanted();
             slot.wanted.send_if_modified(|before| std::mem::replace(before, wanted.clone()) != wanted);
             match slot.verdict.clone() {
                 Verdict::Converge(_) => {}
                 Verdict::Held => {
-                    if slot.is_news(Verdict::HELD) {
+                    if slot.turn.is_news(Verdict::HELD) {
                         info!(%app, "{}", Verdict::HELD);
                     }
                 }
                 Verdict::Invalid(invalid) => {
                     let text = format!("held as it is: {invalid}");
-                    if slot.is_news(&text) {
+                    if slot.turn.is_news(&text) {
                         error!(%app, "{text}");
                     }
                 }
@@ -218,53 +206,36 @@ impl<A: Agent> Schedule<A> {
     fn start_what_is_due(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let mut next = None;
-        for (app, slot) in &mut self.slots {
-            if slot.running || slot.verdict == Verdict::Held {
-                continue;
+        let mut is_due = |turn: &mut Turn| {
+            let later = !turn.running && turn.due > now;
+            if later {
+                next = Some(next.map_or(turn.due, |next: Instant| next.min(turn.due)));
             }
-            if slot.due > now {
-                next = Some(next.map_or(slot.due, |next: Instant| next.min(slot.due)));
-                continue;
+            let due = !turn.running && !later;
+            turn.running |= due;
+            due
+        };
+        for (app, slot) in self.apps.iter_mut().filter(|(_, slot)| slot.verdict != Verdict::Held) {
+            if is_due(&mut slot.turn) {
+                let task = Task { app: app.clone(), host: self.host.clone(), wanted: slot.wanted.subscribe() };
+                let (app, agent) = (app.clone(), self.agent.clone());
+                self.running.spawn_local(async move { (Some(app), agent.converge(task).await) });
             }
-            slot.running = true;
-            let task = Task { app: app.clone(), host: self.host.clone(), wanted: slot.wanted.subscribe() };
-            let (app, agent) = (app.clone(), self.agent.clone());
-            self.running.spawn_local(async move { (app, agent.converge(task).await) });
+        }
+        if let Some(intent) = &self.intent
+            && is_due(&mut self.whole)
+        {
+            let (agent, host, intent) = (self.agent.clone(), self.host.clone(), intent.clone());
+            self.running.spawn_local(async move { (None, agent.converge_host(intent, &host).await) });
         }
         next
     }
 
-    /// Notes how an attempt ended, says so if it is news, and sets when the next one is due.
-    fn settle(&mut self, app: &AppName, result: Result<Outcome>) {
-        let slot = self.slots.get_mut(app).expect("a slot with a running attempt is kept");
-        slot.running = false;
-        // From the end of an attempt, so that one that takes long is not followed by the next at once.
-        let delay = match &result {
-            _ if std::mem::take(&mut slot.changed) => Duration::ZERO,
-            Ok(Outcome::Converged) => jittered(self.interval),
-            Ok(Outcome::Waiting(_)) => slot.waiting.delay(),
-            Err(_) => slot.failing.delay(),
-        };
-        slot.due = Instant::now() + delay;
-        match result {
-            Ok(Outcome::Converged) => {
-                slot.failing.reset();
-                slot.waiting.reset();
-                let wanted = matches!(slot.verdict, Verdict::Converge(Wanted::App(_)));
-                if wanted && slot.said.take().is_some() {
-                    info!(%app, "converged");
-                }
-            }
-            Ok(Outcome::Waiting(reason)) => {
-                slot.failing.reset();
-                let text = format!("waiting: {reason}");
-                if slot.is_news(&text) { info!(%app, "{text}") } else { debug!(%app, "{text}") }
-            }
-            Err(error) => {
-                let text = format!("{error:#}");
-                if slot.is_news(&text) { error!(%app, "{text}") } else { debug!(%app, "{text}") }
-            }
-        }
+    fn settle(&mut self, whose: Option<&AppName>, result: Result<Outcome>) {
+        let Some(app) = whose else { return self.whole.settle(result, self.interval, true) };
+        let slot = self.apps.get_mut(app).expect("a slot with a running attempt is kept");
+        let wanted = matches!(slot.verdict, Verdict::Converge(Wanted::App(_)));
+        slot.turn.settle(result, self.interval, wanted);
     }
 }
 
@@ -283,6 +254,9 @@ mod tests {
     struct Scripted {
         script: RefCell<VecDeque<(AppName, Step)>>,
         began: RefCell<Vec<(String, Duration)>>,
+        /// When the host was attempted, and how many of those attempts fail.
+        whole: RefCell<Vec<Duration>>,
+        whole_fails: usize,
         start: std::cell::OnceCell<Instant>,
     }
 
@@ -321,8 +295,11 @@ mod tests {
             }
         }
 
-        async fn plan(&self, _: Task) -> Result<Vec<String>> {
-            Ok(Vec::new())
+        async fn converge_host(&self, _: Rc<NodeIntent>, _: &Host) -> Result<Outcome> {
+            let at = self.start.get_or_init(Instant::now).elapsed();
+            self.whole.borrow_mut().push(at);
+            anyhow::ensure!(self.whole.borrow().len() > self.whole_fails, "as the script says");
+            Ok(Outcome::Converged)
         }
     }
 
@@ -359,12 +336,18 @@ mod tests {
         intents: Vec<Option<NodeIntent>>,
         each: Duration,
     ) -> Vec<(String, Duration)> {
-        let agent = Rc::new(Scripted::default());
-        *agent.script.borrow_mut() = script.into_iter().map(|(app, step)| (app.parse().unwrap(), step)).collect();
+        let script = script.into_iter().map(|(app, step)| (app.parse().unwrap(), step)).collect::<VecDeque<_>>();
+        let agent = Rc::new(Scripted { script: script.into(), ..Scripted::default() });
+        drive(&agent, intents, each).await;
+        agent.began.take()
+    }
+
+    async fn drive(agent: &Rc<Scripted>, intents: Vec<Option<NodeIntent>>, each: Duration) {
         agent.start.get_or_init(Instant::now);
         let host = Host {
             node: "web1".parse().unwrap(),
             store: Store::open(Some("file:nowhere")).unwrap(),
+            source: crate::Source::Store,
             read_only: false,
             permits: std::sync::Arc::new(tokio::sync::Semaphore::new(1)),
         };
@@ -381,7 +364,6 @@ mod tests {
                 tokio::select! { _ = loops => {}, () = feed => {} }
             })
             .await;
-        agent.began.take()
     }
 
     fn times(began: &[(String, Duration)], app: &str) -> Vec<f64> {
@@ -442,5 +424,14 @@ mod tests {
         let intents = vec![intent(&[("a", "1")]), intent(&[("a", "1")])];
         let began = run(Vec::new(), intents, Duration::from_secs(5)).await;
         assert_eq!(times(&began, "a").len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_host_as_a_whole_waits_for_intent_is_tried_again_when_it_fails_and_again_on_each_new_intent() {
+        let agent = Rc::new(Scripted { whole_fails: 1, ..Scripted::default() });
+        let known = |version| Some(intent(&[("a", version)]));
+        drive(&agent, vec![None, known("1"), known("1"), known("2")], Duration::from_secs(5)).await;
+        let at = agent.whole.take().iter().map(Duration::as_secs_f64).collect::<Vec<_>>();
+        assert!(matches!(at[..], [5.0..5.1, 5.5..6.1, 15.0..15.1]), "{at:?}");
     }
 }

@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use converge::Source;
 use store::Version;
 
 use crate::definition::{Definition, Digest};
-use crate::record::{Failure, Record, Source};
+use crate::record::{Failure, Record};
 
 /// What intent comes to on this host.
 #[derive(Debug, Clone, PartialEq)]

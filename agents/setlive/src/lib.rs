@@ -24,14 +24,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use converge::files;
-use converge::{Agent, Host, Outcome, Task, Wanted, blocking};
+use converge::{Agent, Host, Outcome, Source, Task, Wanted, blocking};
 use store::intent::looks_gone;
 use store::{AppName, ClusterName, NodeName};
 
 use act::{Act, Next};
 use decide::{Decision, Goal, Seen, Service, candidates, decide};
 use definition::Definition;
-use record::{Record, Records, Source};
+use record::{Record, Records};
 use runit::Control;
 
 /// Where things are on this host. The defaults are a developer's.

@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use converge::Source;
 use converge::files::{self, Lock};
 use serde::{Deserialize, Serialize};
 use store::schema::{BaseDir, Health};
@@ -34,14 +35,6 @@ pub(crate) struct Record {
     /// What was tried and was not healthy in time; not tried again while its version stays active.
     #[serde(default)]
     pub(crate) failed: BTreeMap<Digest, Failure>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Source {
-    Store,
-    /// Installed by `pt-direct`, from a file.
-    Direct,
 }
 
 /// Why a definition counts as failed.

@@ -1,0 +1,93 @@
+//! When it is the next turn of something that is attempted again and again, and what is said about how an attempt went.
+//!
+//! Ensures: the same reason is not logged twice in a row.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use store::AppName;
+use tokio::time::Instant;
+use tracing::field::display;
+use tracing::{debug, error, info};
+
+use crate::agent::Outcome;
+use crate::backoff::{Backoff, jittered};
+
+pub(crate) struct Turn {
+    /// Whose attempts these are; the host's, without an app.
+    app: Option<AppName>,
+    pub(crate) running: bool,
+    /// Something changed while an attempt was running.
+    changed: bool,
+    /// The next attempt, when none is running.
+    pub(crate) due: Instant,
+    failing: Backoff,
+    waiting: Backoff,
+    /// The last thing said about why it does not converge.
+    said: Option<String>,
+}
+
+impl Turn {
+    pub(crate) fn new(app: Option<AppName>) -> Self {
+        Self {
+            app,
+            running: false,
+            changed: false,
+            due: Instant::now(),
+            failing: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+            waiting: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            said: None,
+        }
+    }
+
+    /// What is wanted has changed: it is due now, or as soon as the attempt that is running ends.
+    pub(crate) fn reset(&mut self) {
+        self.due = Instant::now();
+        self.changed = self.running;
+        self.failing.reset();
+        self.waiting.reset();
+    }
+
+    /// True when `text` was not the last thing said.
+    pub(crate) fn is_news(&mut self, text: &str) -> bool {
+        let news = self.said.as_deref() != Some(text);
+        if news {
+            self.said = Some(text.to_owned());
+        }
+        news
+    }
+
+    /// Notes how an attempt ended, says so if it is news, and sets when the next one is due. That something converged is
+    /// only said where it is `wanted`.
+    pub(crate) fn settle(&mut self, result: Result<Outcome>, interval: Duration, wanted: bool) {
+        self.running = false;
+        // From the end of an attempt, so that one that takes long is not followed by the next at once.
+        let delay = match &result {
+            _ if std::mem::take(&mut self.changed) => Duration::ZERO,
+            Ok(Outcome::Converged) => jittered(interval),
+            Ok(Outcome::Waiting(_)) => self.waiting.delay(),
+            Err(_) => self.failing.delay(),
+        };
+        self.due = Instant::now() + delay;
+        let app = self.app.clone();
+        let app = app.as_ref().map(display);
+        match result {
+            Ok(Outcome::Converged) => {
+                self.failing.reset();
+                self.waiting.reset();
+                if wanted && self.said.take().is_some() {
+                    info!(app, "converged");
+                }
+            }
+            Ok(Outcome::Waiting(reason)) => {
+                self.failing.reset();
+                let text = format!("waiting: {reason}");
+                if self.is_news(&text) { info!(app, "{text}") } else { debug!(app, "{text}") }
+            }
+            Err(error) => {
+                let text = format!("{error:#}");
+                if self.is_news(&text) { error!(app, "{text}") } else { debug!(app, "{text}") }
+            }
+        }
+    }
+}
