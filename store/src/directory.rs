@@ -5,7 +5,10 @@
 //! expect the same revision one wins. Readers take no lock and need no permission to write. Assumes that the root and
 //! its `.store` are on one file system. An editor ignores our lock, so a document may be torn for a moment; whoever
 //! reads it has to hold what it runs.
+//!
+//! Where `<root>` is a file, that file holds all documents, and is only read: see [`single`].
 
+mod single;
 mod tree;
 mod watch;
 mod write;
@@ -17,7 +20,7 @@ use anyhow::{Context, Result};
 use crate::{Document, Documents, Expected, Key, Prefix, Token};
 use write::Lock;
 
-/// A directory as a store.
+/// A directory as a store, or a file with all documents.
 #[derive(Debug, Clone)]
 pub struct Directory {
     root: PathBuf,

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail, ensure};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::document::{Key, Prefix};
 use crate::name::{AppName, ClusterName, NodeName, Version};
 
-use values::map_without_duplicates;
+pub(crate) use values::map_without_duplicates;
 pub use values::{BaseDir, InstallPath, Port, PortNumber, Protocol, Seconds, UrlPath, UserName};
 
 /// A key of intent.
@@ -94,7 +94,7 @@ pub struct NodeDocument {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(expecting = "a JSON object")]
 pub struct Config {
-    #[serde(deserialize_with = "map_without_duplicates")]
+    #[serde(deserialize_with = "versions")]
     pub versions: BTreeMap<Version, Status>,
     /// Replacements leave at least this many instances of the cluster passing.
     #[serde(default)]
@@ -114,6 +114,10 @@ pub struct Config {
     pub disable_seconds: Seconds,
     #[serde(flatten)]
     unknown: Unknown,
+}
+
+fn versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Version, Status>, D::Error> {
+    map_without_duplicates(deserializer, "a map from version to \"prep\" or \"active\"")
 }
 
 impl Config {

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 
+use super::single;
 use crate::document::MOST_BYTES;
 use crate::{Document, Documents, Key, Prefix, Revision};
 
@@ -28,6 +29,9 @@ const MOST_NAMES: usize = 32;
 /// # Errors
 /// When there is no such root: then nothing is known about any document.
 pub(super) fn read(root: &Path, prefixes: &[Prefix], listing: &mut dyn FnMut(&Path)) -> Result<Documents> {
+    if root.is_file() {
+        return single::read(root, prefixes);
+    }
     ensure_root(root)?;
     let mut walk = Walk { root, documents: Documents::new(), above: Vec::new(), listing };
     for prefix in prefixes {
@@ -44,6 +48,9 @@ pub(super) fn read(root: &Path, prefixes: &[Prefix], listing: &mut dyn FnMut(&Pa
 
 /// Reads one document; `None` when it is not there, below a root that is.
 pub(super) fn get(root: &Path, key: &Key) -> Result<Option<Document>> {
+    if root.is_file() {
+        return single::get(root, key);
+    }
     ensure_root(root)?;
     let document = document_at(root, &path(root, key)).map_err(|reason| anyhow!("{key}: {reason}"))?;
     ensure_root(root)?;
@@ -64,6 +71,7 @@ pub(super) fn path(root: &Path, key: &Key) -> PathBuf {
     root.join(format!("{key}.json"))
 }
 
+/// An error unless there is a directory.
 pub(super) fn ensure_root(root: &Path) -> Result<()> {
     let metadata = fs::metadata(root).with_context(|| format!("the store's directory {}", root.display()))?;
     ensure!(metadata.is_dir(), "the store's directory {} is not a directory", root.display());

@@ -112,6 +112,7 @@ impl Lock {
 
 /// Opens the lock file, creating it below a root that is there.
 fn open_lock(root: &Path) -> Result<File> {
+    ensure!(!root.is_file(), "it is one file with all documents, which nothing but an editor writes");
     tree::ensure_root(root)?;
     let directory = root.join(".store");
     make_directories(root, &directory)?;

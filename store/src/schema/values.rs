@@ -236,17 +236,20 @@ fn canonical_network(text: &str) -> Result<IpNet, String> {
 }
 
 /// A map that names each key once. JSON lets a key stand twice, and which one counts would be chance.
-pub(super) fn map_without_duplicates<'de, D, K, V>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+pub(crate) fn map_without_duplicates<'de, D, K, V>(
+    deserializer: D,
+    expecting: &'static str,
+) -> Result<BTreeMap<K, V>, D::Error>
 where
     D: Deserializer<'de>,
     K: Deserialize<'de> + Ord + fmt::Display,
     V: Deserialize<'de>,
 {
-    struct Once<K, V>(PhantomData<(K, V)>);
+    struct Once<K, V>(&'static str, PhantomData<(K, V)>);
     impl<'de, K: Deserialize<'de> + Ord + fmt::Display, V: Deserialize<'de>> Visitor<'de> for Once<K, V> {
         type Value = BTreeMap<K, V>;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a map from version to \"prep\" or \"active\"")
+            f.write_str(self.0)
         }
         fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
             let mut map = BTreeMap::new();
@@ -259,5 +262,5 @@ where
             Ok(map)
         }
     }
-    deserializer.deserialize_map(Once(PhantomData))
+    deserializer.deserialize_map(Once(expecting, PhantomData))
 }

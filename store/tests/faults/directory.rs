@@ -30,7 +30,32 @@ async fn a_root_that_is_missing_is_an_error_and_is_not_made() {
     }
     assert!(!place.root().exists());
     fs::write(place.root(), "").unwrap();
-    assert!(error(store.get(&name).await).contains("is not a directory"));
+    assert!(error(store.get(&name).await).contains("EOF while parsing"), "an empty file is no store in one file either");
+}
+
+#[tokio::test]
+async fn a_store_in_one_file_is_watched_and_never_written() {
+    let place = Place::directory();
+    fs::remove_dir(place.root()).unwrap();
+    let next = place.scratch.path().join("next");
+    let edit = |text: &str| {
+        fs::write(&next, text).unwrap();
+        fs::rename(&next, place.root()).unwrap();
+    };
+    edit(r#"{"nodes/web1/slug": {"cluster": "dev"}}"#);
+    let (store, name) = (place.store(), key("nodes/web1/slug"));
+    let (documents, seen) = store.read(&[prefix("nodes/web1/")]).await.unwrap();
+    assert_eq!(documents["nodes/web1/slug"].as_ref().unwrap().bytes, br#"{"cluster": "dev"}"#);
+    let mut wait = pin!(store.wait(&seen));
+    edit(r#"{"nodes/web1/slug": {"cluster": "dev"}, "nodes/web2/slug": 1}"#);
+    assert!(tokio::time::timeout(QUIET, &mut wait).await.is_err(), "another node's");
+    edit(r#"{"nodes/web1/slug": {"cluster": "live"}}"#);
+    soon(wait).await.unwrap();
+    let before = fs::read(place.root()).unwrap();
+    for error in [error(store.put(&name, b"{}").await), error(store.delete(&name).await)] {
+        assert!(error.contains("it is one file with all documents"), "{error}");
+    }
+    assert_eq!(fs::read(place.root()).unwrap(), before);
 }
 
 #[tokio::test]
