@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use converge::{Outcome, Task, Wanted, blocking};
+use converge::{Host, Outcome, Task, Wanted, blocking};
 use store::AppName;
 use store::intent::App;
 use tracing::{debug, info, warn};
@@ -52,6 +52,11 @@ impl Act<'_> {
                     running.version,
                     running.cluster
                 )
+            }
+            Decision::Adopt => {
+                info!(%app, "Taking it over as it runs");
+                let Host { node, source, .. } = self.task.host.clone();
+                self.save(Record { node, source, ..recorded(record)? }).await?;
             }
             Decision::Forget(digests) => {
                 let mut record = recorded(record)?;
@@ -101,7 +106,8 @@ impl Act<'_> {
         if self.is_overtaken() {
             return Ok(overtaken());
         }
-        let record = record.unwrap_or_else(|| Record::new(&self.task.host.node, &to)).begun(&to);
+        let Host { node, source, .. } = &self.task.host;
+        let record = record.unwrap_or_else(|| Record::new(node, *source, &to)).begun(&to);
         self.save(record.clone()).await?;
         let staged = self.stage(&to).await?;
         self.keep_last(&to)?;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use converge::Source;
-use store::Version;
+use store::{NodeName, Version};
 
 use crate::definition::{Definition, Digest};
 use crate::record::{Failure, Record};
@@ -37,8 +37,21 @@ pub(crate) struct Seen {
     pub(crate) on_disk: BTreeSet<Digest>,
     /// Those of the definitions at hand whose installs are there.
     pub(crate) installed: BTreeSet<Digest>,
-    /// Another node's name or a record of `pt-direct` is no longer in the way.
+    /// Whose the record is.
+    pub(crate) owner: Owner,
+    /// An operator says that what is another's shall be ours.
     pub(crate) adopt: bool,
+}
+
+/// Who wrote a record, from where we stand.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum Owner {
+    #[default]
+    Us,
+    /// Another node's name, on this host.
+    Node(NodeName),
+    /// `pt-direct` when we follow a store, and the other way round.
+    Source(Source),
 }
 
 /// One runit service.
@@ -66,6 +79,8 @@ pub(crate) enum Decision {
     Wait(String),
     /// This cannot go on without a person.
     Refuse(String),
+    /// Note that what another made and runs is ours from now on: restart nothing.
+    Adopt,
     /// Some failure is remembered of a version that is no longer active: it may be tried again.
     Forget(BTreeSet<Digest>),
     /// What runs is right, the files are not: write them, restart nothing.
@@ -99,7 +114,10 @@ pub(crate) enum Permission {
 
 /// Decides. See [`Decision`] for what each answer stands for.
 pub(crate) fn decide(goal: &Goal, seen: &Seen) -> Decision {
-    if let Some(reason) = not_ours(goal, seen) {
+    if let Some(decision) = of_another(goal, seen) {
+        return decision;
+    }
+    if let Some(reason) = in_the_way(goal, seen) {
         return Decision::Refuse(reason);
     }
     match goal {
@@ -145,25 +163,44 @@ pub(crate) fn candidates<'a>(goal: &'a Goal, record: Option<&'a Record>) -> Vec<
     wanted.into_iter().chain(recorded).collect()
 }
 
-/// Why what is there must not be touched.
-fn not_ours(goal: &Goal, seen: &Seen) -> Option<String> {
-    if seen.adopt {
-        return None;
-    }
-    match (&seen.record, goal) {
-        (Some(record), _) if record.source == Source::Direct => {
-            Some("pt-direct runs this app here; give --adopt to take it over".to_owned())
+/// What to do about an app that another runs here. The store has the last word: what is the same in both passes to it,
+/// and is then left to it.
+fn of_another(goal: &Goal, seen: &Seen) -> Option<Decision> {
+    let record = seen.record.as_ref()?;
+    let is = record.converging.as_ref().or(record.healthy.as_ref()).map(Definition::digest);
+    let same = matches!(goal, Goal::Run(wanted) if Some(wanted.digest()) == is);
+    let adopt = "or give --adopt to take it over";
+    Some(match &seen.owner {
+        Owner::Us => return None,
+        Owner::Node(_) | Owner::Source(_) if seen.adopt => Decision::Adopt,
+        Owner::Source(Source::Direct) if same => Decision::Adopt,
+        Owner::Source(Source::Store) if same => Decision::Converged,
+        Owner::Source(Source::Direct) => Decision::Refuse(format!(
+            "pt-direct runs this app here, and not as intent says: make them the same, {adopt}"
+        )),
+        Owner::Source(Source::Store) => Decision::Refuse(format!(
+            "the intent in a store runs this app here, and not as this file says: take it off this node there, {adopt}"
+        )),
+        Owner::Node(node) => {
+            Decision::Refuse(format!("runs here for another node, {node}: give --node {node}, {adopt}"))
         }
-        (record, Goal::Run(wanted)) => {
-            let ours = |service: &str| record.as_ref().is_some_and(|record| record.services.contains(service));
-            let foreign = |service: &&str| !ours(service) && seen.services.get(*service) != Some(&Service::Absent);
-            let service = wanted.services().find(foreign)?;
-            Some(format!(
-                "there is a service {service} that is not ours: remove it, or give --adopt to take it over (and restart it)"
-            ))
+    })
+}
+
+/// Why the names of services that are there cannot be used.
+fn in_the_way(goal: &Goal, seen: &Seen) -> Option<String> {
+    let wanted = match goal {
+        Goal::Run(wanted) if !seen.adopt => wanted,
+        Goal::Run(_) | Goal::Unprepared { .. } | Goal::Unusable { .. } | Goal::Nothing { .. } | Goal::Finish => {
+            return None;
         }
-        (_, Goal::Unprepared { .. } | Goal::Unusable { .. } | Goal::Nothing { .. } | Goal::Finish) => None,
-    }
+    };
+    let ours = |service: &str| seen.record.as_ref().is_some_and(|record| record.services.contains(service));
+    let foreign = |service: &&str| !ours(service) && seen.services.get(*service) != Some(&Service::Absent);
+    let service = wanted.services().find(foreign)?;
+    Some(format!(
+        "there is a service {service} that is not ours: remove it, or give --adopt to take it over (and restart it)"
+    ))
 }
 
 fn run(wanted: &Definition, seen: &Seen) -> Decision {
@@ -280,6 +317,7 @@ impl Decision {
             Self::Converged => Vec::new(),
             Self::Wait(reason) => one(format!("wait: {reason}")),
             Self::Refuse(reason) => one(format!("refuse: {reason}")),
+            Self::Adopt => one("take it over as it runs, restart nothing".to_owned()),
             Self::Forget(digests) => one(format!("forget {} past failures", digests.len())),
             Self::Repair(to) => one(format!("write the files of {} anew, restart nothing", to.version)),
             Self::Note(to) => one(format!("note new checks and time-outs of {}, restart nothing", to.version)),

@@ -22,14 +22,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use converge::files;
 use converge::{Agent, Host, Outcome, Source, Task, Wanted, blocking};
 use store::intent::looks_gone;
 use store::{AppName, ClusterName, NodeName};
 
 use act::{Act, Next};
-use decide::{Decision, Goal, Seen, Service, candidates, decide};
+use decide::{Decision, Goal, Owner, Seen, Service, candidates, decide};
 use definition::Definition;
 use record::{Record, Records};
 use runit::Control;
@@ -75,6 +75,7 @@ pub struct Setlive {
 #[derive(Debug)]
 struct Site {
     node: NodeName,
+    source: Source,
     places: service::Places,
     control: Control,
     records: Records,
@@ -90,6 +91,7 @@ impl Setlive {
         });
         let site = Site {
             node: host.node.clone(),
+            source: host.source,
             records: Records::open(&stage),
             places: service::Places { stage, runit: existing(&places.runit)?, builder: builder.transpose()? },
             control: places.sv.clone().map_or(Control::Supervise, Control::Sv),
@@ -222,19 +224,23 @@ impl Site {
     /// `None` when there is nothing to look at: what is not ours and not wanted either. Else where it runs, if it does.
     fn concern(&self, app: &AppName, wanted: &Wanted) -> Result<Option<Option<ClusterName>>> {
         let record = self.records.load(app)?;
-        let ours = |record: &Record| record.node == self.node && record.source == Source::Store;
-        match (wanted, record) {
-            (Wanted::Held, _) => Ok(None),
-            (Wanted::Unnamed | Wanted::Unknown, record) => Ok(record.filter(ours).map(|record| Some(record.cluster))),
-            (Wanted::App(app), None) => Ok(app.active.is_some().then_some(None)),
-            (Wanted::App(_), Some(record)) => {
-                ensure!(
-                    record.node == self.node || self.adopt,
-                    "runs here for another node, {}: give --node {0}, or --adopt to take it over",
-                    record.node
-                );
-                Ok(Some(Some(record.cluster)))
+        Ok(match (wanted, record) {
+            (Wanted::Held, _) => None,
+            (Wanted::Unnamed | Wanted::Unknown, record) => {
+                record.filter(|record| self.owner(record) == Owner::Us).map(|record| Some(record.cluster))
             }
+            (Wanted::App(app), None) => app.active.is_some().then_some(None),
+            (Wanted::App(_), Some(record)) => Some(Some(record.cluster)),
+        })
+    }
+
+    fn owner(&self, record: &Record) -> Owner {
+        if record.node != self.node {
+            Owner::Node(record.node.clone())
+        } else if record.source != self.source {
+            Owner::Source(record.source)
+        } else {
+            Owner::Us
         }
     }
 
@@ -249,7 +255,8 @@ impl Site {
         };
         let on_disk = digests(&|definition| self.places.hold(app, definition));
         let installed = digests(&|definition| definition.install(app).is_dir());
-        Ok(Seen { services, on_disk, installed, adopt: self.adopt, record: record.clone() })
+        let owner = record.as_ref().map_or(Owner::Us, |record| self.owner(record));
+        Ok(Seen { services, on_disk, installed, owner, adopt: self.adopt, record: record.clone() })
     }
 
     fn service(&self, service: &str) -> Result<Service> {

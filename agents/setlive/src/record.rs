@@ -50,10 +50,10 @@ pub(crate) struct Failure {
 }
 
 impl Record {
-    pub(crate) fn new(node: &NodeName, to: &Definition) -> Self {
+    pub(crate) fn new(node: &NodeName, source: Source, to: &Definition) -> Self {
         Self {
             node: node.clone(),
-            source: Source::Store,
+            source,
             cluster: to.cluster.clone(),
             basedir: to.basedir.clone(),
             services: BTreeSet::new(),
@@ -158,7 +158,7 @@ mod tests {
         fs::create_dir(&records.dir).unwrap();
         let app = "slug".parse().unwrap();
         assert_eq!(records.load(&app).unwrap(), None);
-        let record = Record::new(&"web1".parse().unwrap(), &definition("1")).begun(&definition("1"));
+        let record = Record::new(&"web1".parse().unwrap(), Source::Store, &definition("1")).begun(&definition("1"));
         records.save(&app, &record).unwrap();
         assert_eq!(records.load(&app).unwrap(), Some(record));
         assert_eq!(records.apps().unwrap().iter().map(AppName::as_str).collect::<Vec<_>>(), ["slug"]);

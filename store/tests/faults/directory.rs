@@ -30,7 +30,10 @@ async fn a_root_that_is_missing_is_an_error_and_is_not_made() {
     }
     assert!(!place.root().exists());
     fs::write(place.root(), "").unwrap();
-    assert!(error(store.get(&name).await).contains("EOF while parsing"), "an empty file is no store in one file either");
+    assert!(
+        error(store.get(&name).await).contains("EOF while parsing"),
+        "an empty file is no store in one file either"
+    );
 }
 
 #[tokio::test]

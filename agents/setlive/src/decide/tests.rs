@@ -5,7 +5,7 @@ use crate::definition::tests::definition;
 use crate::record::Record;
 
 fn record(healthy: Option<&str>, converging: Option<&str>) -> Record {
-    let mut record = Record::new(&"web1".parse().unwrap(), &definition("1"));
+    let mut record = Record::new(&"web1".parse().unwrap(), Source::Store, &definition("1"));
     record.services = ["slug".to_owned()].into();
     record.healthy = healthy.map(definition);
     record.converging = converging.map(definition);
@@ -24,7 +24,7 @@ const UP: Service = Service::Running { pid: 7 };
 fn seen(record: Option<Record>, slug: Service, on_disk: &str) -> Seen {
     let on_disk = if on_disk.is_empty() { BTreeSet::new() } else { [definition(on_disk).digest()].into() };
     let installed = ["1", "2", "3", "4"].map(|version| definition(version).digest()).into();
-    Seen { record, services: [("slug".to_owned(), slug)].into(), on_disk, installed, adopt: false }
+    Seen { record, services: [("slug".to_owned(), slug)].into(), on_disk, installed, owner: Owner::Us, adopt: false }
 }
 
 fn want(version: &str) -> Goal {
@@ -237,9 +237,26 @@ fn what_is_not_ours_is_refused_until_it_is_adopted() {
     assert_eq!(decide(&NOTHING, &foreign), Decision::Converged);
     foreign.adopt = true;
     assert_eq!(decide(&want("1"), &foreign), replace(None, "1", Permission::Needed));
-    let mut direct = record(Some("1"), None);
-    direct.source = Source::Direct;
-    assert!(matches!(decide(&NOTHING, &seen(Some(direct), UP, "1")), Decision::Refuse(_)));
+}
+
+#[test]
+fn what_another_runs_passes_to_the_store_when_it_is_the_same_and_is_left_alone_when_it_is_not() {
+    let of = |owner: Owner, adopt: bool| Seen { owner, adopt, ..seen(Some(record(Some("1"), None)), UP, "1") };
+    let node = || Owner::Node("web2".parse().unwrap());
+    let (direct, store) = (|| Owner::Source(Source::Direct), || Owner::Source(Source::Store));
+    assert_eq!(decide(&want("1"), &of(direct(), false)), Decision::Adopt);
+    assert_eq!(decide(&want("1"), &of(store(), false)), Decision::Converged);
+    for owner in [direct(), store(), node()] {
+        for goal in [want("2"), unprepared("2"), unusable(), NOTHING] {
+            let decision = decide(&goal, &of(owner.clone(), false));
+            assert!(matches!(decision, Decision::Refuse(reason) if reason.contains("--adopt")), "{owner:?} {goal:?}");
+            assert_eq!(decide(&goal, &of(owner.clone(), true)), Decision::Adopt, "{owner:?} {goal:?}");
+        }
+    }
+    assert!(matches!(decide(&want("1"), &of(node(), false)), Decision::Refuse(_)), "two nodes may share a host");
+    let begun = Seen { owner: direct(), ..seen(Some(record(Some("1"), Some("2"))), UP, "2") };
+    assert_eq!(decide(&want("2"), &begun), Decision::Adopt, "what was begun goes on");
+    assert!(matches!(decide(&want("1"), &begun), Decision::Refuse(_)));
 }
 
 /// A host with one service, on which every step of `act` is one change.
@@ -280,7 +297,7 @@ impl Host {
         let on_disk = self.files.iter().map(Definition::digest).collect();
         let installed = self.prepared.iter().map(|version| definition(version).digest()).collect();
         let services = [("slug".to_owned(), service)].into();
-        Seen { record: self.record.clone(), services, on_disk, installed, adopt: false }
+        Seen { record: self.record.clone(), services, on_disk, installed, owner: Owner::Us, adopt: false }
     }
 
     fn is_healthy(&self, version: &Version) -> bool {
@@ -304,13 +321,17 @@ impl Host {
                 record.failed.retain(|digest, _| !digests.contains(digest));
                 vec![save(record)]
             }
+            Decision::Adopt => unreachable!("no other has written this record"),
             Decision::Repair(to) => vec![write(to)],
             Decision::Note(to) => vec![save(Record { healthy: Some(to), ..record() })],
             Decision::Start(_) => vec![Step::Start],
             Decision::AwaitHealth(to) => vec![judged(&to, record())],
             Decision::Replace { to, .. } => {
-                let begun =
-                    self.record.clone().unwrap_or_else(|| Record::new(&"web1".parse().unwrap(), &to)).begun(&to);
+                let begun = self
+                    .record
+                    .clone()
+                    .unwrap_or_else(|| Record::new(&"web1".parse().unwrap(), Source::Store, &to))
+                    .begun(&to);
                 vec![save(begun.clone()), Step::Stop, write(to.clone()), Step::Start, judged(&to, begun)]
             }
             Decision::RemoveServices(_) => unreachable!("there is one service"),
