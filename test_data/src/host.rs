@@ -161,9 +161,22 @@ impl Host {
 
     pub fn setlive(&self) -> Command {
         let mut setlive = self.agent("pp-setlive");
-        setlive.arg("--runit").arg(self.path("service")).arg("--runit-stage").arg(self.path("stage"));
-        setlive.arg("--config").arg(self.path("servicebuilder.d"));
+        self.with_places(&mut setlive);
         setlive
+    }
+
+    /// `pt-direct`, with its intent in the file `intent.json`.
+    pub fn direct(&self) -> Command {
+        let mut direct = Command::new(bin("pt-direct"));
+        direct.args(["--node", "web1"]).arg("--repo").arg(self.repo.url()).arg(self.path("intent.json"));
+        direct.current_dir(self.scratch.path()).stdin(Stdio::null());
+        self.with_places(&mut direct);
+        direct
+    }
+
+    fn with_places(&self, agent: &mut Command) {
+        agent.arg("--runit").arg(self.path("service")).arg("--runit-stage").arg(self.path("stage"));
+        agent.arg("--config").arg(self.path("servicebuilder.d"));
     }
 
     /// One pass of `pp-setlive`.

@@ -59,7 +59,7 @@ pub struct Places {
     #[arg(long, value_name = "CMD")]
     pub sv: Option<PathBuf>,
 
-    /// Take over services and apps that are there but are not recorded as ours; they are restarted
+    /// Take over services and apps that are there but are not recorded as ours; what runs differently is restarted
     #[arg(long)]
     pub adopt: bool,
 }

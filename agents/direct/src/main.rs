@@ -1,0 +1,70 @@
+//! The `pt-direct` command.
+
+mod direct;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use converge::Source;
+use preparer::Repo;
+use setlive::Places;
+use store::{Directory, NodeName, Store};
+
+use direct::Direct;
+
+/// Converges this host from a file of intent, where there is no store (yet).
+///
+/// What intent names under nodes/<node>/ is fetched and unpacked as by pp-preparer, and run as by pp-setlive: it is the
+/// same code. INTENT is a directory of documents, as pp-store export writes it (<INTENT>/nodes/web1/slug.json), or one
+/// file with all of them:
+///
+///   {"nodes/web1/slug": {"cluster": "dev"},
+///    "clusters/slug/dev/config": {"versions": {"0.1": "active"}},
+///    "clusters/slug/dev/deploy_config": {"basedir": "/srv/slug", "ports": [80]}}
+///
+/// The agents that follow a store leave alone what this one runs, and the other way round. An app passes to the store,
+/// without a restart, once the intent there says the same of it; or, with --adopt, to whoever is given that.
+#[derive(Debug, Parser)]
+#[command(version, verbatim_doc_comment, after_help = format!("{EXAMPLE}\n\n{}", converge::EXIT_STATUS))]
+struct Cli {
+    /// A directory of documents, or one file with all [default: test_data/intent]
+    intent: Option<PathBuf>,
+
+    /// The name under which intent knows this host [default: the host name; `localhost` without INTENT]
+    #[arg(long)]
+    node: Option<NodeName>,
+
+    /// Where artifacts are: file:path, http://host/path or https://host/path
+    #[arg(long, value_name = "URL", default_value = "file:test_data/repo")]
+    repo: Repo,
+
+    #[command(flatten)]
+    run: converge::RunArgs,
+
+    #[command(flatten)]
+    places: Places,
+}
+
+const EXAMPLE: &str = "\
+Example, with runsvdir looking after /etc/service:
+  pt-direct --once --node web1 --repo https://artifacts.example.com/ --runit /etc/service \\
+      --runit-stage /var/lib/platypus/stage intent.json";
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    converge::main_on(
+        &cli.run,
+        Source::Direct,
+        || open(cli.node.as_ref(), cli.intent.as_deref()),
+        |host| Direct::new(cli.repo.clone(), &cli.places, host),
+    )
+}
+
+/// This node's name, and what to read. A path that leads nowhere is more likely a slip than a file to come.
+fn open(node: Option<&NodeName>, intent: Option<&Path>) -> Result<(NodeName, Store)> {
+    let path = intent.unwrap_or(Path::new("test_data/intent"));
+    ensure!(path.exists(), "there is no {}: give a directory of documents, or a file with all", path.display());
+    Ok((converge::node_or_default(node, intent.is_none())?, Store::Directory(Directory::open(path.to_owned()))))
+}
