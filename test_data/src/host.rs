@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::{Consul, Repo, Runsvdir, Scratch, Slug, Tree, bin, eventually, free_port, http_get, tree_where};
+use crate::{Consul, Proxy, Repo, Runsvdir, Scratch, Slug, Tree, bin, eventually, free_port, http_get, tree_where};
 
 /// Longer than anything takes that is not stuck.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -26,6 +26,8 @@ pub struct Host {
     pub port: u16,
     /// Without one, intent is in the directory `store`.
     pub consul: Option<Consul>,
+    /// What agents reach that Consul through.
+    pub proxy: Option<Proxy>,
 }
 
 /// How a run of the agent with `--once` ended, and what it said.
@@ -63,7 +65,7 @@ impl Host {
         for dir in ["store", "service", "stage"] {
             fs::create_dir(scratch.path().join(dir)).unwrap();
         }
-        Self { scratch, repo, runsvdir: None, port: free_port(), consul: None }
+        Self { scratch, repo, runsvdir: None, port: free_port(), consul: None, proxy: None }
     }
 
     pub fn path(&self, path: &str) -> PathBuf {
@@ -140,9 +142,10 @@ impl Host {
 
     /// As `--store` takes it.
     pub fn store_url(&self) -> String {
-        match &self.consul {
-            Some(consul) => consul.url(),
-            None => format!("file:{}", self.path("store").display()),
+        match (&self.proxy, &self.consul) {
+            (Some(proxy), _) => proxy.url(),
+            (None, Some(consul)) => consul.url(),
+            (None, None) => format!("file:{}", self.path("store").display()),
         }
     }
 
@@ -172,6 +175,10 @@ impl Host {
         direct.current_dir(self.scratch.path()).stdin(Stdio::null());
         self.with_places(&mut direct);
         direct
+    }
+
+    pub fn iptables(&self) -> Command {
+        self.agent("pp-iptables")
     }
 
     fn with_places(&self, agent: &mut Command) {

@@ -4,6 +4,7 @@
 //! everything blocks, and everything that goes wrong panics with what to do about it. Assumes Linux with `/proc`, and
 //! that `kickstart/setup` has run.
 
+mod alone;
 mod binary;
 mod consul;
 mod eventually;
@@ -20,6 +21,7 @@ mod runsvdir;
 mod scratch;
 mod tree;
 
+pub use alone::{alone, in_namespaces};
 pub use binary::bin;
 pub use consul::Consul;
 pub use eventually::eventually;
@@ -31,5 +33,5 @@ pub use process::mentioning;
 pub use proxy::{Fault, Proxy};
 pub use repo::{Archive, Behaviour, Repo, Slug};
 pub use runsvdir::Runsvdir;
-pub use scratch::{Scratch, reap};
+pub use scratch::{Scratch, end_all, reap};
 pub use tree::{Content, Entry, Kind, Tree, differences, tree, tree_where, without_runits};

@@ -86,8 +86,9 @@ pub fn reap() {
     }
 }
 
-/// Kills until a whole round finds nothing: what is killed may just have started something else.
-fn end_all(path: &Path) -> Vec<i32> {
+/// Kills every process that mentions `path`, until a whole round finds nothing: what is killed may just have started
+/// something else. What is left then, after a while.
+pub fn end_all(path: &Path) -> Vec<i32> {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let left = mentioning(path);

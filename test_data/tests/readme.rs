@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
+
+use fixtures::in_namespaces;
 
 /// Where the tour puts everything. It is a person's directory: a tour that is under way is not disturbed.
 const TOUR: &str = "/tmp/tour";
@@ -30,9 +32,8 @@ fn the_tour_goes_as_it_is_written() {
     assert!(!Path::new(TOUR).exists(), "{TOUR} is there: end the tour that made it, and remove it");
     let _tidy = Tidy;
     // Its fixed ports are nobody else's there, and with its first process every other ends, however the test ends.
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c"]);
-    unshare.arg("ip link set lo up && exec bash -e -x /dev/stdin 2>&1").current_dir(root);
+    let mut unshare = in_namespaces(["bash", "-c", "exec bash -e -x /dev/stdin 2>&1"]);
+    unshare.current_dir(root);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CONSUL_")) {
         unshare.env_remove(name);
     }
