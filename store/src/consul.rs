@@ -109,11 +109,7 @@ impl Consul {
     pub(crate) async fn compare_and_set(&self, key: &Key, bytes: &[u8], expected: &Expected) -> Result<bool> {
         let index = match expected {
             Expected::Absent => 0,
-            Expected::At(revision) => match revision.0.parse::<u64>() {
-                Ok(index) if index > 0 => index,
-                // To Consul, 0 would mean "absent".
-                _ => bail!("{revision:?} is no revision of Consul's: those are numbers from 1"),
-            },
+            Expected::At(revision) => index(revision)?,
         };
         self.write(Method::PUT, key, &format!("?cas={index}"), bytes).await
     }
@@ -122,6 +118,10 @@ impl Consul {
         let deleted = self.write(Method::DELETE, key, "", &[]).await?;
         ensure!(deleted, "Consul did not delete {key}");
         Ok(())
+    }
+
+    pub(crate) async fn compare_and_delete(&self, key: &Key, expected: &Revision) -> Result<bool> {
+        self.write(Method::DELETE, key, &format!("?cas={}", index(expected)?), &[]).await
     }
 
     pub(crate) async fn wait(&self, token: &Token) -> Result<()> {
@@ -197,6 +197,14 @@ impl Entry {
         let bytes = BASE64_STANDARD.decode(self.value.unwrap_or_default());
         let bytes = bytes.with_context(|| format!("Consul's answer about {} is not base64", self.key))?;
         Ok(Document { bytes, revision: Revision(self.modify_index.to_string()) })
+    }
+}
+
+/// The `ModifyIndex` that a revision is. To Consul, 0 would mean "absent".
+fn index(revision: &Revision) -> Result<u64> {
+    match revision.0.parse::<u64>() {
+        Ok(index) if index > 0 => Ok(index),
+        _ => bail!("{revision:?} is no revision of Consul's: those are numbers from 1"),
     }
 }
 

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::{Document, Documents, Expected, Key, Prefix, Token};
+use crate::{Document, Documents, Expected, Key, Prefix, Revision, Token};
 use write::Lock;
 
 /// A directory as a store, or a file with all documents.
@@ -30,6 +30,11 @@ impl Directory {
     /// The store in `root`, which need not exist yet; until it does, every call is an error.
     pub fn open(root: PathBuf) -> Self {
         Self { root }
+    }
+
+    /// The file that the document under `key` is in, for people; the directory when it ends in `/`.
+    pub fn file(&self, key: &str) -> PathBuf {
+        self.root.join(if key.ends_with('/') { key.to_owned() } else { format!("{key}.json") })
     }
 
     pub(crate) async fn read(&self, prefixes: &[Prefix]) -> Result<(Documents, Token)> {
@@ -60,6 +65,11 @@ impl Directory {
     pub(crate) async fn delete(&self, key: &Key) -> Result<()> {
         let key = key.clone();
         self.locked(&format!("deleting {key}"), move |lock| lock.delete(&key)).await
+    }
+
+    pub(crate) async fn compare_and_delete(&self, key: &Key, expected: &Revision) -> Result<bool> {
+        let (key, expected) = (key.clone(), expected.clone());
+        self.locked(&format!("deleting {key}"), move |lock| lock.compare_and_delete(&key, &expected)).await
     }
 
     pub(crate) async fn wait(&self, token: &Token) -> Result<()> {

@@ -99,6 +99,13 @@ pub struct Document {
 /// key that ends in `/`, a whole directory.
 pub type Documents = BTreeMap<String, Result<Document, String>>;
 
+/// The document under `key`, or the reason why nothing can be known about it: a directory on the way is unreadable.
+/// `None` when it was not found where all was read.
+pub fn look_up<'a>(documents: &'a Documents, key: &str) -> Option<&'a Result<Document, String>> {
+    let above = key.rmatch_indices('/').map(|(slash, _)| &key[..=slash]);
+    documents.get(key).or_else(|| above.filter_map(|key| documents.get(key)).find(|document| document.is_err()))
+}
+
 /// What was seen under some prefixes: enough to tell whether anything there differs now. Lives as long as the process.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Token {

@@ -9,7 +9,7 @@ use std::fmt;
 use anyhow::{Result, ensure};
 use serde_json::{Map, Value};
 
-use crate::document::{Documents, Key, Prefix, Token};
+use crate::document::{Documents, Prefix, Token, look_up};
 use crate::name::{AppName, ClusterName, NodeName, Version};
 use crate::schema::{
     BaseDir, Config, DeployConfig, Health, IntentKey, NodeDocument, Parse, Port, Seconds, Status, UserName,
@@ -113,7 +113,7 @@ impl Listing {
         for (name, node) in self.apps {
             let app = node.and_then(|node| {
                 let key = IntentKey::DeployConfig(name.clone(), node.cluster.clone()).key();
-                let deploy = parse::<DeployConfig>(key.as_str(), find(clusters, &key))?;
+                let deploy = parse::<DeployConfig>(key.as_str(), look_up(clusters, key.as_str()))?;
                 // Also of an app whose config turns out invalid: what it runs lives there all the same.
                 basedirs.push((name.clone(), key.to_string(), deploy.basedir.clone()));
                 app(&name, node, deploy, clusters)
@@ -161,7 +161,7 @@ pub async fn looks_gone(store: &Store, node: &NodeName, app: &AppName, cluster: 
 
 fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Documents) -> Result<App, Invalid> {
     let key = IntentKey::Config(name.clone(), node.cluster.clone()).key();
-    let config = parse::<Config>(key.as_str(), find(clusters, &key))?;
+    let config = parse::<Config>(key.as_str(), look_up(clusters, key.as_str()))?;
     let active = config.active().map_err(|error| Invalid { key: key.to_string(), reason: error.to_string() })?.cloned();
     let prep = config.versions.into_iter().filter(|(_, status)| *status == Status::Prep).map(|(version, _)| version);
     Ok(App {
@@ -184,13 +184,6 @@ fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Docu
     })
 }
 
-/// The document under `key`, or the reason why nothing can be known about it: a directory on the way is unreadable.
-fn find<'a>(documents: &'a Documents, key: &Key) -> Option<&'a Result<Document, String>> {
-    let key = key.as_str();
-    let above = key.rmatch_indices('/').map(|(slash, _)| &key[..=slash]);
-    documents.get(key).or_else(|| above.filter_map(|key| documents.get(key)).find(|document| document.is_err()))
-}
-
 fn parse<T: Parse>(key: &str, document: Option<&Result<Document, String>>) -> Result<T, Invalid> {
     let reason = match document {
         None => "there is no such document".to_owned(),
@@ -205,27 +198,35 @@ fn parse<T: Parse>(key: &str, document: Option<&Result<Document, String>>) -> Re
 
 /// Apps of which one's basedir is, or is inside, the other's: both are invalid, since each would write into the other.
 fn overlaps(basedirs: &[(AppName, String, BaseDir)]) -> BTreeMap<AppName, Invalid> {
+    let clash =
+        |(_, key, basedir): &(AppName, String, BaseDir), (with, _, other): &(AppName, String, BaseDir)| Invalid {
+            key: key.clone(),
+            reason: format!(
+                "basedir {} and {with}'s, {}, overlap: give each app one of its own",
+                basedir.as_str(),
+                other.as_str()
+            ),
+        };
     let mut found = BTreeMap::new();
+    for (inner, outer) in nested(basedirs, |(_, _, basedir)| basedir) {
+        found.insert(inner.0.clone(), clash(inner, outer));
+        found.entry(outer.0.clone()).or_insert_with(|| clash(outer, inner));
+    }
+    found
+}
+
+/// Each of `items` whose basedir is, or is inside, another's, with the outermost that it is inside of. Of equal ones the
+/// first counts as the outer.
+pub(crate) fn nested<T>(items: &[T], basedir: impl Fn(&T) -> &BaseDir) -> Vec<(&T, &T)> {
+    let path = |item| basedir(item).path();
     // In the order of their components everything inside a directory follows it directly.
-    let mut sorted = basedirs.iter().collect::<Vec<_>>();
-    sorted.sort_by(|(_, _, a), (_, _, b)| a.path().components().cmp(b.path().components()));
-    let mut outer = None;
+    let mut sorted = items.iter().collect::<Vec<_>>();
+    sorted.sort_by(|a, b| path(a).components().cmp(path(b).components()));
+    let (mut found, mut outer) = (Vec::new(), None);
     for inner in sorted {
-        let (name, key, basedir) = inner;
         match outer {
-            Some((other, other_key, around)) if basedir.path().starts_with(BaseDir::path(around)) => {
-                let clash = |key: &String, with: &AppName| Invalid {
-                    key: key.clone(),
-                    reason: format!(
-                        "basedir {} and {with}'s, {}, overlap: give each app one of its own",
-                        if key == other_key { around.as_str() } else { basedir.as_str() },
-                        if key == other_key { basedir.as_str() } else { around.as_str() },
-                    ),
-                };
-                found.insert(AppName::clone(name), clash(key, other));
-                found.entry(AppName::clone(other)).or_insert_with(|| clash(other_key, name));
-            }
-            _ => outer = Some((name, key, basedir)),
+            Some(around) if path(inner).starts_with(path(around)) => found.push((inner, around)),
+            _ => outer = Some(inner),
         }
     }
     found

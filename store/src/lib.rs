@@ -19,7 +19,7 @@ use anyhow::{Context, Result};
 
 pub use consul::Consul;
 pub use directory::Directory;
-pub use document::{Document, Documents, Key, Prefix, Revision, Token};
+pub use document::{Document, Documents, Key, Prefix, Revision, Token, look_up};
 pub use http::http_client;
 pub use name::{AppName, BadName, ClusterName, NodeName, Version, is_name};
 
@@ -133,6 +133,15 @@ impl Store {
         match self {
             Self::Consul(consul) => consul.delete(key).await,
             Self::Directory(directory) => directory.delete(key).await,
+        }
+    }
+
+    /// Deletes one document if the store still holds what was read; false, and nothing changed, if it holds another.
+    /// True also when it is gone already.
+    pub async fn compare_and_delete(&self, key: &Key, expected: &Revision) -> Result<bool> {
+        match self {
+            Self::Consul(consul) => consul.compare_and_delete(key, expected).await,
+            Self::Directory(directory) => directory.compare_and_delete(key, expected).await,
         }
     }
 

@@ -35,6 +35,7 @@ on_both_stores! {
     compare_and_set_writes_only_over_what_was_expected
     of_many_that_expect_the_same_one_wins
     a_deleted_document_is_absent_and_its_neighbours_are_not
+    compare_and_delete_deletes_only_what_was_read
     a_token_is_equal_as_long_as_nothing_under_its_prefixes_differs
     a_wait_on_an_old_token_ends_at_once
     a_wait_ends_with_every_kind_of_change
@@ -205,6 +206,19 @@ async fn a_deleted_document_is_absent_and_its_neighbours_are_not(place: Place) {
     }
     store.delete(&key("no/such/key")).await.unwrap();
     assert_eq!(listing(&store, &["a/"]).await.len(), 2);
+}
+
+async fn compare_and_delete_deletes_only_what_was_read(place: Place) {
+    let store = place.store();
+    put(&store, "a/b", "1").await;
+    let seen = get(&store, "a/b").await.unwrap().revision;
+    put(&store, "a/b", "2").await;
+    assert!(!store.compare_and_delete(&key("a/b"), &seen).await.unwrap());
+    assert_eq!(text(&store, "a/b").await.unwrap(), "2");
+    let seen = get(&store, "a/b").await.unwrap().revision;
+    assert!(store.compare_and_delete(&key("a/b"), &seen).await.unwrap());
+    assert_eq!(text(&store, "a/b").await, None);
+    assert!(store.compare_and_delete(&key("a/b"), &seen).await.unwrap(), "what is gone already is gone");
 }
 
 async fn a_token_is_equal_as_long_as_nothing_under_its_prefixes_differs(place: Place) {

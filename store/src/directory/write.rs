@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{blocking, tree};
 use crate::document::MOST_BYTES;
-use crate::{Expected, Key};
+use crate::{Expected, Key, Revision};
 
 /// How long a writer waits for the others. A write takes under a millisecond, so that whoever makes us wait for this
 /// long is stopped.
@@ -80,6 +80,14 @@ impl Lock {
         };
         if as_expected {
             self.put(key, bytes)?;
+        }
+        Ok(as_expected)
+    }
+
+    pub(super) fn compare_and_delete(&self, key: &Key, expected: &Revision) -> Result<bool> {
+        let as_expected = tree::get(&self.root, key)?.is_none_or(|document| document.revision == *expected);
+        if as_expected {
+            self.delete(key)?;
         }
         Ok(as_expected)
     }
