@@ -5,12 +5,14 @@
 //! *absent* is only said when the store said so, never because it could not be asked. Assumes nothing about who else
 //! writes: every document may be missing, torn or hostile.
 
+pub mod check;
 mod consul;
 mod directory;
 mod document;
 mod http;
 pub mod intent;
 mod name;
+pub mod repository;
 pub mod schema;
 
 use std::path::PathBuf;

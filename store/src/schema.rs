@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::document::{Key, Prefix};
 use crate::name::{AppName, ClusterName, NodeName, Version};
 
+use values::PORT_FIELDS;
 pub(crate) use values::map_without_duplicates;
 pub use values::{BaseDir, InstallPath, Port, PortNumber, Protocol, Seconds, UrlPath, UserName};
 
@@ -55,7 +56,7 @@ impl IntentKey {
     /// Checks a document for this key as every agent will. `Ok` carries the fields that nobody knows, as dotted paths:
     /// allowed, but often a slip of the pen.
     pub fn check(&self, bytes: &[u8]) -> Result<Vec<String>> {
-        Ok(match self {
+        let mut unknown = match self {
             Self::Node(..) => NodeDocument::parse(bytes)?.unknown.names(""),
             Self::Config(..) => {
                 let config = Config::parse(bytes)?;
@@ -64,7 +65,22 @@ impl IntentKey {
                 [config.unknown.names(""), health.unwrap_or_default()].concat()
             }
             Self::DeployConfig(..) => DeployConfig::parse(bytes)?.unknown.names(""),
-        })
+        };
+        let document = serde_json::from_slice::<Value>(bytes)?;
+        unknown.extend(match self {
+            Self::Node(..) => Vec::new(),
+            Self::Config(..) => {
+                let of = |check: &str, known: &[&str]| {
+                    others(document.pointer(&format!("/health/{check}")), &format!("health.{check}"), known)
+                };
+                [of("http", &["port", "path"]), of("tcp", &["port"])].concat()
+            }
+            Self::DeployConfig(..) => {
+                let ports = document.get("ports").and_then(Value::as_array).into_iter().flatten().enumerate();
+                ports.flat_map(|(n, port)| others(Some(port), &format!("ports[{n}]"), PORT_FIELDS)).collect()
+            }
+        });
+        Ok(unknown)
     }
 }
 
@@ -122,14 +138,19 @@ fn versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Versi
 
 impl Config {
     /// The active version, or an error when there are several.
-    pub fn active(&self) -> Result<Option<&Version>> {
+    pub fn active(&self) -> Result<Option<&Version>, SeveralActive> {
         let mut active = self.versions.iter().filter(|(_, status)| **status == Status::Active).map(|(v, _)| v);
         match (active.next(), active.next()) {
-            (Some(one), Some(two)) => bail!("two active versions, {one} and {two}: make all but one \"prep\""),
+            (Some(one), Some(two)) => Err(SeveralActive(one.clone(), two.clone())),
             (first, _) => Ok(first),
         }
     }
 }
+
+/// Which of them is to run cannot be known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("two active versions, {0} and {1}: make all but one \"prep\"")]
+pub struct SeveralActive(pub Version, pub Version);
 
 /// What is wanted of one version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -283,6 +304,12 @@ impl Parse for NodeDocument {}
 impl Parse for Config {}
 impl Parse for DeployConfig {}
 
+/// The fields of an object that are not `known`, for the types that do not keep them.
+fn others(object: Option<&Value>, path: &str, known: &[&str]) -> Vec<String> {
+    let names = object.and_then(Value::as_object).into_iter().flat_map(Map::keys);
+    names.filter(|name| !known.contains(&name.as_str())).map(|name| format!("{path}.{name}")).collect()
+}
+
 /// The fields of an object that nobody asked for.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -413,6 +440,13 @@ mod tests {
             check(CONFIG, r#"{"versions": {}, "health": {"tcp": {"port": 1}, "dead_line": 3}}"#),
             ["health.dead_line"]
         );
+        assert_eq!(
+            check(CONFIG, r#"{"versions": {}, "health": {"http": {"port": 1, "path": "/", "host": "a"}}}"#),
+            ["health.http.host"]
+        );
+        // It would be open to the world.
+        let ports = r#"[80, {"port": 53, "sources": "10.0.0.0/8"}]"#;
+        assert_eq!(check(DEPLOY, &format!(r#"{{"basedir": "/a", "ports": {ports}}}"#)), ["ports[1].sources"]);
     }
 
     #[test]

@@ -9,12 +9,12 @@ use anyhow::Result;
 use converge::{Agent, Outcome, Task, Wanted, blocking};
 use store::AppName;
 use store::intent::App;
+use store::repository::Repo;
 
 use crate::attempt::Attempt;
 use crate::decide::{Plan, decide, install_name};
 use crate::fetch::Fetcher;
 use crate::install::Installs;
-use crate::repo::Repo;
 
 /// Makes every version in intent exist on the host.
 #[derive(Debug)]

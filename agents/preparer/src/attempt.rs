@@ -17,6 +17,7 @@ use converge::{Task, Wanted, blocking};
 use reqwest::Url;
 use store::Version;
 use store::intent::App;
+use store::repository::Artifact;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info};
 
@@ -24,7 +25,6 @@ use crate::agent::{Preparer, observe};
 use crate::decide::install_name;
 use crate::fetch;
 use crate::install::Installs;
-use crate::repo::Artifact;
 use crate::unpack::Unpacked;
 
 /// What whoever changes an app's installs holds. Shared with the threads that do, since one may outlive the attempt that

@@ -10,10 +10,10 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::{Buf, Bytes};
-use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, Response, Url};
+use store::repository;
 use tokio::sync::mpsc;
 
 /// To the server; also how long it may take to answer a connection that a firewall swallows.
@@ -21,8 +21,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Without a single byte.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-
-const MAX_REDIRECTS: usize = 5;
 
 /// Chunks between the connection and the reader; the HTTP client makes them at most a few hundred KiB each.
 const BUFFERED: usize = 8;
@@ -45,38 +43,16 @@ impl Fetcher {
     /// Asks for `url`; `None` when the server says that there is no such thing.
     pub(crate) async fn get(&self, url: &Url) -> Result<Option<Response>> {
         let response = self.client()?.get(url.clone()).send().await.map_err(reqwest::Error::without_url)?;
-        match response.status() {
-            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
-            status => {
-                ensure!(status == StatusCode::OK, "the server answers {status}");
-                Ok(Some(response))
-            }
-        }
+        Ok(repository::is_there(response.status())?.then_some(response))
     }
 
     fn client(&self) -> Result<&Client> {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let builder = || {
-            let builder = store::http_client().connect_timeout(CONNECT_TIMEOUT).read_timeout(self.stall_timeout);
-            builder.redirect(Policy::custom(redirect))
-        };
-        // A host without any CA certificates, for which the first fails, can still fetch from a plain server.
-        let client = builder().build().or_else(|_| builder().tls_certs_only([]).build());
-        let client = client.context("making an HTTP client")?;
+        let client =
+            repository::client(|client| client.connect_timeout(CONNECT_TIMEOUT).read_timeout(self.stall_timeout))?;
         Ok(self.client.get_or_init(|| client))
-    }
-}
-
-fn redirect(attempt: Attempt) -> reqwest::redirect::Action {
-    let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
-    if attempt.previous().len() > MAX_REDIRECTS {
-        attempt.error("too many redirects")
-    } else if from_https && attempt.url().scheme() != "https" {
-        attempt.error("a redirect from https to what is not")
-    } else {
-        attempt.follow()
     }
 }
 

@@ -16,9 +16,8 @@ mod fetch;
 mod hostile;
 mod install;
 mod remove;
-mod repo;
 mod unpack;
 
 pub use agent::Preparer;
-pub use repo::Repo;
+pub use store::repository::Repo;
 pub use unpack::{Unpacked, unpack};

@@ -197,6 +197,9 @@ fn normal_path(path: &str) -> Option<String> {
     Some(normal)
 }
 
+/// The fields that a port has as an object.
+pub(super) const PORT_FIELDS: &[&str] = &["port", "protocol", "source"];
+
 /// A port is a number, or `{"port", "protocol", "source"}`.
 impl<'de> Deserialize<'de> for Port {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

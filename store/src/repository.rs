@@ -1,14 +1,20 @@
-//! Where artifacts come from: `--repo`, and the address of one artifact in it.
+//! Where artifacts come from: `--repo`, the address of one artifact in it, and whether it is there.
+
+mod ask;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
-use reqwest::Url;
-use store::{AppName, Version};
+use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Client, ClientBuilder, StatusCode, Url};
 
-use crate::decide::install_name;
+use crate::{AppName, Version};
+
+pub use ask::ask;
+
+const MAX_REDIRECTS: usize = 5;
 
 /// A repository of artifacts: `<repo>/<app>/<app>_<version>.tar.gz`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,14 +25,14 @@ pub enum Repo {
 
 /// The address of one artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Artifact {
+pub enum Artifact {
     File(PathBuf),
     Http(Url),
 }
 
 impl Repo {
-    pub(crate) fn artifact(&self, app: &AppName, version: &Version) -> Artifact {
-        let file = format!("{}.tar.gz", install_name(app, version));
+    pub fn artifact(&self, app: &AppName, version: &Version) -> Artifact {
+        let file = format!("{app}_{version}.tar.gz");
         match self {
             Self::Directory(dir) => Artifact::File(dir.join(app.as_str()).join(file)),
             Self::Http(base) => {
@@ -36,6 +42,15 @@ impl Repo {
                 drop(path);
                 Artifact::Http(url)
             }
+        }
+    }
+}
+
+impl fmt::Display for Repo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "file:{}", path.display()),
+            Self::Http(url) => url.fmt(f),
         }
     }
 }
@@ -61,6 +76,35 @@ fn http(url: Url) -> Result<Repo> {
     ensure!(url.username().is_empty() && url.password().is_none(), "a password here could be read by all on this host");
     ensure!(url.query().is_none() && url.fragment().is_none(), "an address of a directory, without '?' and '#'");
     Ok(Repo::Http(url))
+}
+
+/// A client as repositories need it, with `settings` on top: it follows redirects, but none from https to what is not.
+pub fn client(settings: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Client> {
+    let builder = || settings(crate::http_client()).redirect(Policy::custom(redirect));
+    // A host without any CA certificates, for which the first fails, can still fetch from a plain server.
+    builder().build().or_else(|_| builder().tls_certs_only([]).build()).context("making an HTTP client")
+}
+
+fn redirect(attempt: Attempt) -> reqwest::redirect::Action {
+    let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+    if attempt.previous().len() > MAX_REDIRECTS {
+        attempt.error("too many redirects")
+    } else if from_https && attempt.url().scheme() != "https" {
+        attempt.error("a redirect from https to what is not")
+    } else {
+        attempt.follow()
+    }
+}
+
+/// Whether a server says that an artifact is there, or that it is not; an error when it says something else.
+pub fn is_there(status: StatusCode) -> Result<bool> {
+    match status {
+        StatusCode::NOT_FOUND | StatusCode::GONE => Ok(false),
+        status => {
+            ensure!(status == StatusCode::OK, "the server answers {status}");
+            Ok(true)
+        }
+    }
 }
 
 impl fmt::Display for Artifact {

@@ -1,0 +1,77 @@
+//! What is wrong with one document by itself.
+
+use anyhow::Error;
+
+use super::{Finding, Position, twice::twice};
+use crate::Document;
+use crate::name::BadName;
+use crate::schema::{IntentKey, SeveralActive};
+
+/// Where agents and `pp-store` write: no intent, and nobody's mistake.
+const NOT_INTENT: [&str; 3] = ["locks/", "reality/", "history/"];
+
+/// What is wrong with the document under `key`, whatever else there is.
+pub fn document(key: &str, found: &Result<Document, String>) -> Vec<Finding> {
+    if NOT_INTENT.iter().any(|prefix| key.starts_with(prefix)) {
+        return Vec::new();
+    }
+    let bytes = match found {
+        Ok(document) => &document.bytes,
+        Err(reason) => return vec![Finding::invalid(key, reason, "make it readable, or remove it")],
+    };
+    match IntentKey::parse(key) {
+        Ok(intent) => contents(&intent, key, bytes),
+        Err(error) if error.is::<BadName>() => {
+            vec![Finding::invalid(key, error.to_string(), "agents do not read it: rename or remove it")]
+        }
+        Err(_) => vec![Finding::suspicious(
+            key,
+            "this is no key of intent, and no agent reads it",
+            "is it misspelt? There are nodes/<node>/<app>, clusters/<app>/<cluster>/config and \
+             clusters/<app>/<cluster>/deploy_config",
+        )],
+    }
+}
+
+fn contents(intent: &IntentKey, key: &str, bytes: &[u8]) -> Vec<Finding> {
+    let unknown = match intent.check(bytes) {
+        Ok(unknown) => unknown,
+        Err(error) => return vec![refused(key, bytes, &error)],
+    };
+    let unknown = unknown.into_iter().map(|field| {
+        let advice = "is it misspelt? Otherwise remove it";
+        Finding::suspicious(key, format!("no agent knows the field {field:?}"), advice)
+    });
+    let twice = twice(bytes).into_iter().map(|field| {
+        Finding::suspicious(key, format!("{field} is there twice, and the last one counts"), "remove one of the two")
+    });
+    unknown.chain(twice).collect()
+}
+
+/// What agents refuse, in the words in which they do.
+fn refused(key: &str, bytes: &[u8], error: &Error) -> Finding {
+    let position = position(error);
+    let reason = format!("{error:#}");
+    match (error.downcast_ref::<SeveralActive>(), position) {
+        (Some(SeveralActive(one, two)), _) => {
+            Finding::invalid(key, format!("two active versions, {one} and {two}"), "make all but one \"prep\"")
+        }
+        (None, Some(Position { line, column })) => {
+            let broken = reason.trim_end_matches(&format!(" at line {line} column {column}"));
+            let finding = Finding::invalid(key, format!("this is not JSON: {broken}"), "correct it there");
+            let position = Some(Position { line: line.max(1), column: column.max(1) });
+            Finding { position, ..finding }
+        }
+        (None, None) if bytes.iter().all(u8::is_ascii_whitespace) => {
+            Finding::invalid(key, reason, "write it, or remove the key")
+        }
+        (None, None) => Finding::invalid(key, reason, "correct it"),
+    }
+}
+
+/// Where the document stops being JSON, if that is what is wrong.
+fn position(error: &Error) -> Option<Position> {
+    let in_field = error.downcast_ref::<serde_path_to_error::Error<serde_json::Error>>().map(|error| error.inner());
+    let error = in_field.or_else(|| error.downcast_ref::<serde_json::Error>())?;
+    (error.is_syntax() || error.is_eof()).then(|| Position { line: error.line(), column: error.column() })
+}
