@@ -85,6 +85,12 @@ pub fn check(documents: &Documents) -> Vec<Finding> {
     findings
 }
 
+/// The keys of cluster documents that nodes point at and that are not among `documents`: each is a finding, unless it is
+/// there after all.
+pub fn absent(documents: &Documents) -> Vec<String> {
+    together::Intent::of(documents).absent()
+}
+
 /// Puts the worst first.
 pub fn sort(findings: &mut [Finding]) {
     findings.sort_by(|a, b| (a.severity, &a.key, &a.reason).cmp(&(b.severity, &b.key, &b.reason)));

@@ -1,18 +1,27 @@
 //! The command line of `pp-store`: what can be said, and how answers are given.
 
+mod change;
+mod check;
+mod export;
+mod finding;
 mod get;
+mod import;
+mod intent;
 mod ls;
 mod put;
 mod rm;
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use serde_json::Value;
+use store::repository::Repo;
 use store::schema::IntentKey;
-use store::{Expected, Key, Prefix, Revision, Store};
+use store::{Directory, Expected, Key, Prefix, Revision, Store};
+
+use change::{Change, Sides};
 
 const EXAMPLES: &str = r#"Examples:
   Let two hosts run version 0.2 of slug, and have 0.1 at hand:
@@ -35,17 +44,31 @@ const EXAMPLES: &str = r#"Examples:
     pp-store rm nodes/web1/slug nodes/web2/slug
     pp-store rm clusters/slug/dev/config clusters/slug/dev/deploy_config
 
+  Keep intent in git, and see what a change of it would do:
+    pp-store check intent
+    pp-store import intent --prune --dry-run
+    pp-store import intent --prune
+
+  Find what is wrong, and make a copy of it all:
+    pp-store check
+    pp-store export backup
+
 With --json:
   ls    [{"key", "revision"}], and {"key", "error"} for a document that cannot be read
   get   {"key", "revision", "value"}, with "text" or "error" instead of "value" when it is no JSON
   put   {"key", "written"}
   rm    {"removed": [key], "absent": [key]}
+  import, export
+        {"changes": [{"key", "change", "done"}], "left": [{"key", "reason"}], "identical": n}, where "change" is "create",
+        "change" or "remove", and with --dry-run each has its "diff"
+  check [{"severity", "key", "reason", "advice", "holds": [key]}], where "severity" is "invalid" or "suspicious"; with
+        "line" and "column" where JSON is broken, and "file" in a directory
 
 Exit status:
   0  done
-  1  it failed, or there is no such document
-  2  wrong usage
-  3  put --cas: the document is not as expected; nothing was written
+  1  it failed, or there is no such document; check: something is invalid
+  2  wrong usage; check: something is suspicious, nothing is invalid
+  3  somebody else was faster: put --cas wrote nothing, import and export stopped or left out what they had changed
 
 Consul is reached as the consul command reaches it: CONSUL_HTTP_ADDR (without --store), CONSUL_HTTP_TOKEN,
 CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT,
@@ -109,6 +132,55 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Make the store's intent what a directory holds
+    ///
+    /// DIR holds each document as a file: nodes/web1/slug.json, clusters/slug/dev/config.json. Hidden files and those that
+    /// do not end in .json are no documents. Nothing is written while one of them is not as it has to be. Then documents
+    /// that differ are written, byte for byte: those of clusters, then those of nodes. What has changed in the store
+    /// since the comparison is not overwritten: import stops there, with exit status 3. It can be interrupted, and
+    /// started again, at any time.
+    ///
+    /// Each change is printed once it is made. With --dry-run the exit status is 0, whether anything differs or not.
+    Import {
+        /// Where to read
+        dir: PathBuf,
+        #[command(flatten)]
+        options: import::Options,
+    },
+    /// Make a directory hold the store's intent
+    ///
+    /// Every document under nodes/ and clusters/ becomes a file of its own, byte for byte: DIR/nodes/web1/slug.json. A file
+    /// that is right is not touched, and other files are left alone. Nothing is written through a link. What cannot be
+    /// exported is named, the rest is exported, and the exit status is 1.
+    ///
+    /// Each change is printed once it is made. With --dry-run the exit status is the same, and nothing is written.
+    Export {
+        /// Where to write; made if it is not there
+        dir: PathBuf,
+        #[command(flatten)]
+        options: export::Options,
+    },
+    /// Say what is wrong with a store's documents, or with a directory's
+    ///
+    /// One line for each fault, under the key that has to be changed: the key, what is wrong, what to do, and which apps
+    /// are held as they are because of it.
+    ///
+    /// Invalid is what agents refuse: wrong or missing documents, overlapping basedirs (under the inner one's key), and
+    /// with --repo an active version that is not there. Suspicious is what works but was hardly meant: unknown fields and
+    /// keys, a min_nodes that the cluster's size can never satisfy, a cluster that no node points at, a port that two apps
+    /// of a node want (under the later key), and with --repo a missing "prep" version.
+    ///
+    /// In a Consul only nodes/ and clusters/ are looked at; the rest may be somebody else's. Exit status: 0 when nothing
+    /// is wrong; 1 when something is invalid, or not all could be read; 2 when something is suspicious, or there is no
+    /// intent at all (and, as always, for wrong usage).
+    Check {
+        /// A directory to check instead of the store
+        #[arg(conflicts_with = "store")]
+        dir: Option<PathBuf>,
+        /// Look for every version in this repository: file:path, http://host/path or https://host/path
+        #[arg(long, value_name = "URL")]
+        repo: Option<Repo>,
+    },
 }
 
 /// How a command ended that did not fail.
@@ -119,9 +191,16 @@ pub(crate) enum Outcome {
     Absent,
     /// Somebody else was faster.
     Lost,
+    /// Agents refuse something.
+    Invalid,
+    /// Something was hardly meant as it is.
+    Suspicious,
 }
 
 pub(crate) async fn run(args: Args) -> Result<Outcome> {
+    if let Command::Check { dir: Some(dir), repo } = args.command {
+        return check::run(&Store::Directory(Directory::open(dir)), repo.as_ref(), args.json).await;
+    }
     let store = Store::open(args.store.as_deref())?;
     let outcome = run_in(&store, args.command, args.json).await;
     if args.store.is_none() && matches!(store, Store::Directory(_)) && !Path::new("test_data").exists() {
@@ -137,6 +216,9 @@ async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> 
         Command::Get { key } => get::run(store, &key, json).await,
         Command::Put { key, document, cas } => put::run(store, &key, &document, cas.as_ref(), json).await,
         Command::Rm { keys, force } => rm::run(store, keys, force, json).await,
+        Command::Import { dir, options } => import::run(store, &dir, options, json).await,
+        Command::Export { dir, options } => export::run(store, &dir, options, json).await,
+        Command::Check { dir: _, repo } => check::run(store, repo.as_ref(), json).await,
     }
 }
 
@@ -155,11 +237,35 @@ fn print(bytes: &[u8]) -> Result<()> {
     Ok(out.flush()?)
 }
 
+/// Writes lines of the answer of a command that shall end as it would without a reader: a closed pipe is no error.
+fn print_lines(lines: impl IntoIterator<Item = String>) -> Result<()> {
+    let text = lines.into_iter().map(|line| legible(&line) + "\n").collect::<String>();
+    print_to_whoever_listens(&text)
+}
+
+/// Shows what would change.
+fn print_diffs(changes: &[Change], sides: &Sides) -> Result<()> {
+    print_to_whoever_listens(&changes.iter().map(|change| change.diff(sides)).collect::<String>())
+}
+
+fn print_to_whoever_listens(text: &str) -> Result<()> {
+    match print(text.as_bytes()) {
+        Err(error) if crate::is_closed_pipe(&error) => Ok(()),
+        printed => printed,
+    }
+}
+
+/// A line in which nothing moves a terminal's cursor: keys and documents may be anybody's.
+fn legible(line: &str) -> String {
+    let legible = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    line.chars().map(legible).collect()
+}
+
 fn print_json(value: &Value) -> Result<()> {
     print(format!("{value}\n").as_bytes())
 }
 
 /// Writes something that is worth knowing and does not belong to the answer.
 fn note(text: &str) {
-    let _ = writeln!(io::stderr(), "pp-store: {text}");
+    let _ = writeln!(io::stderr(), "pp-store: {}", legible(text));
 }

@@ -1,4 +1,5 @@
-//! `pp-store`, the operator's command: list, read, write and remove documents, in either store.
+//! `pp-store`, the operator's command: list, read, write and remove documents in either store, one by one or a whole
+//! directory of them, and say what is wrong with them.
 //!
 //! Ensures: nothing is written that an agent would refuse; a change that depends on what was read can be made to fail
 //! when that has changed; a cluster's documents stay as long as a node needs them. An error is one line on standard
@@ -26,11 +27,12 @@ async fn main() -> ExitCode {
     }
 }
 
-/// As `--help` lists them. clap exits with 2 by itself.
+/// As `--help` lists them. For wrong usage clap exits with 2 by itself.
 fn exit_code(outcome: Outcome) -> ExitCode {
     match outcome {
         Outcome::Done => ExitCode::SUCCESS,
-        Outcome::Absent => ExitCode::from(1),
+        Outcome::Absent | Outcome::Invalid => ExitCode::from(1),
+        Outcome::Suspicious => ExitCode::from(2),
         Outcome::Lost => ExitCode::from(3),
     }
 }

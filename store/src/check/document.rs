@@ -71,7 +71,8 @@ fn refused(key: &str, bytes: &[u8], error: &Error) -> Finding {
 
 /// Where the document stops being JSON, if that is what is wrong.
 fn position(error: &Error) -> Option<Position> {
-    let in_field = error.downcast_ref::<serde_path_to_error::Error<serde_json::Error>>().map(|error| error.inner());
+    let in_field =
+        error.downcast_ref::<serde_path_to_error::Error<serde_json::Error>>().map(serde_path_to_error::Error::inner);
     let error = in_field.or_else(|| error.downcast_ref::<serde_json::Error>())?;
     (error.is_syntax() || error.is_eof()).then(|| Position { line: error.line(), column: error.column() })
 }

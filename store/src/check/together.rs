@@ -90,6 +90,12 @@ impl<'a> Intent<'a> {
         [self.missing(), self.unused(), self.unsatisfiable(), self.overlaps(), self.ports()].concat()
     }
 
+    /// The keys of documents that nodes need and that are not there.
+    pub(super) fn absent(&self) -> Vec<String> {
+        let keys = self.used_clusters().into_iter().flat_map(|cluster| [config_key(&cluster), deploy_key(&cluster)]);
+        keys.filter(|key| look_up(self.documents, key).is_none()).collect()
+    }
+
     /// The keys of the apps that cannot be known while the document, or the directory, `key` is invalid.
     pub(super) fn held_by(&self, key: &str) -> Vec<String> {
         let concerns = |document: &str| document == key || key.ends_with('/') && document.starts_with(key);

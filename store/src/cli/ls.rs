@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use store::{Documents, Prefix, Store};
 
-use super::{Outcome, note, print, print_json};
+use super::{Outcome, legible, note, print, print_json};
 
 pub(super) async fn run(store: &Store, prefix: &Prefix, in_json: bool) -> Result<Outcome> {
     let (documents, _) = store.read(std::slice::from_ref(prefix)).await?;
@@ -19,17 +19,12 @@ pub(super) async fn run(store: &Store, prefix: &Prefix, in_json: bool) -> Result
     let mut unreadable = 0;
     for (key, document) in &documents {
         if let Err(reason) = document {
-            note(&format!("{}: {reason}", legible(key)));
+            note(&format!("{key}: {reason}"));
             unreadable += 1;
         }
     }
     anyhow::ensure!(unreadable == 0, "{unreadable} of these cannot be read");
     Ok(Outcome::Done)
-}
-
-/// Somebody may have written a key that would move a terminal's cursor.
-fn legible(key: &str) -> String {
-    if key.chars().any(char::is_control) { format!("{key:?}") } else { key.to_owned() }
 }
 
 fn list(documents: &Documents) -> Value {

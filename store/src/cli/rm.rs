@@ -87,7 +87,7 @@ async fn ensure_unused(store: &Store, clusters: &BTreeSet<(AppName, ClusterName)
 }
 
 /// What keeps the cluster in use: keys, with the reason when it is not that they name it.
-fn users(nodes: &Documents, app: &AppName, cluster: &ClusterName) -> Vec<String> {
+pub(super) fn users(nodes: &Documents, app: &AppName, cluster: &ClusterName) -> Vec<String> {
     let mut users = Vec::new();
     for (key, document) in nodes {
         let is_ours = matches!(IntentKey::parse(key), Ok(IntentKey::Node(_, ours)) if ours == *app);
