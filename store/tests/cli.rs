@@ -4,11 +4,12 @@ mod place;
 
 use std::fs;
 use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use fixtures::{Scratch, free_port};
 use place::Place;
-use serde_json::{Value, json};
+use place::command::{fails, json, ok, pp_store, run, said};
+use serde_json::json;
 
 const CONFIG: &str = "clusters/slug/dev/config";
 const DEPLOY: &str = "clusters/slug/dev/deploy_config";
@@ -35,52 +36,12 @@ on_both_stores! {
     a_closed_pipe_is_no_failure
 }
 
-/// A command without the store's and Consul's own variables.
-fn pp_store(url: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pp-store"));
-    command.env_clear().args(["--store", url]);
-    command
-}
-
-/// What it says: exit status, standard output, standard error.
-fn run(place: &Place, arguments: &[&str]) -> (i32, String, String) {
-    said(&pp_store(&place.url).args(arguments).output().unwrap())
-}
-
-fn said(output: &Output) -> (i32, String, String) {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    (output.status.code().expect("it exits"), text(&output.stdout), text(&output.stderr))
-}
-
-/// What it prints, when that is all it has to say.
-#[track_caller]
-fn ok(place: &Place, arguments: &[&str]) -> String {
-    let (status, out, err) = run(place, arguments);
-    assert_eq!((status, err.as_str()), (0, ""), "{arguments:?}");
-    out
-}
-
 /// Removes documents of nodes, and is told what has to stay for a while.
 #[track_caller]
 fn rm_nodes(place: &Place, keys: &[&str]) {
     let (status, out, err) = run(place, &[&["rm"], keys].concat());
     assert_eq!((status, out.as_str(), err.lines().count()), (0, "", 1), "{keys:?}: {err}");
     assert!(err.contains("keep its cluster's config until they have"), "{err}");
-}
-
-#[track_caller]
-fn json(place: &Place, arguments: &[&str]) -> Value {
-    serde_json::from_str(&run(place, &[arguments, &["--json"]].concat()).1).unwrap()
-}
-
-#[track_caller]
-fn fails(place: &Place, arguments: &[&str], status: i32, says: &[&str]) {
-    let (found, out, err) = run(place, arguments);
-    assert_eq!((found, out.as_str()), (status, ""), "{arguments:?}: {err}");
-    for says in says {
-        assert!(err.contains(says), "{arguments:?}: {err}\ndoes not say: {says}");
-    }
-    assert!(status == 2 || err.lines().count() == 1, "{arguments:?}: {err}");
 }
 
 fn put_slug(place: &Place) {
@@ -334,7 +295,7 @@ fn help_lists_examples_and_exit_statuses() {
     let place = Place::directory();
     let (status, out, _) = run(&place, &["--help"]);
     assert_eq!(status, 0);
-    for says in ["--cas absent", "3  put --cas", "CONSUL_HTTP_TOKEN_FILE", r#"{"key", "revision", "value"}"#] {
+    for says in ["--cas absent", "3  somebody else was faster", "CONSUL_HTTP_TOKEN_FILE", r#"{"key", "revision", "value"}"#] {
         assert!(out.contains(says), "{out}");
     }
 }

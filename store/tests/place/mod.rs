@@ -1,6 +1,8 @@
 //! A store of a test's own, of either kind.
 #![allow(dead_code, unreachable_pub, reason = "each test program has this as a module, and uses another part of it")]
 
+pub mod command;
+
 use std::fs;
 use std::future::Future;
 use std::path::PathBuf;
