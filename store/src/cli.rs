@@ -15,7 +15,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use serde_json::Value;
 use store::repository::Repo;
 use store::schema::IntentKey;
@@ -175,7 +176,6 @@ enum Command {
     /// intent at all (and, as always, for wrong usage).
     Check {
         /// A directory to check instead of the store
-        #[arg(conflicts_with = "store")]
         dir: Option<PathBuf>,
         /// Look for every version in this repository: file:path, http://host/path or https://host/path
         #[arg(long, value_name = "URL")]
@@ -199,6 +199,10 @@ pub(crate) enum Outcome {
 
 pub(crate) async fn run(args: Args) -> Result<Outcome> {
     if let Command::Check { dir: Some(dir), repo } = args.command {
+        if args.store.is_some() {
+            let says = "check either a DIR or the store that --store names";
+            Args::command().error(ErrorKind::ArgumentConflict, says).exit();
+        }
         return check::run(&Store::Directory(Directory::open(dir)), repo.as_ref(), args.json).await;
     }
     let store = Store::open(args.store.as_deref())?;

@@ -34,6 +34,9 @@ impl Directory {
 
     /// The file that the document under `key` is in, for people; the directory when it ends in `/`.
     pub fn file(&self, key: &str) -> PathBuf {
+        if self.root.is_file() {
+            return self.root.clone();
+        }
         self.root.join(if key.ends_with('/') { key.to_owned() } else { format!("{key}.json") })
     }
 

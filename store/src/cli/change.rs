@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use similar::TextDiff;
-use store::{Document, Documents, Key};
+use store::{Document, Documents, Key, look_up};
 
 /// What makes one document as it shall be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(super) fn changes(from: &Documents, to: &Documents, is_removed: impl Fn(&Key
     for (key, document) in to {
         let (Ok(key), Ok(document)) = (Key::parse(key), document) else { continue };
         let to = document.bytes.clone();
-        match from.get(key.as_str()) {
+        match look_up(from, key.as_str()) {
             None => changes.push(Change { key, action: Action::Create { to } }),
             Some(Ok(found)) if found.bytes == to => identical += 1,
             Some(Ok(found)) => changes.push(Change { key, action: Action::Replace { from: found.clone(), to } }),
@@ -120,13 +120,16 @@ mod tests {
     fn only_what_differs_changes_and_only_what_may_go_is_removed() {
         let mut from =
             documents(&[("a/same", b"1"), ("a/other", b"1"), ("a/gone", b""), ("b/gone", b""), ("a/no key", b"")]);
-        from.insert("a/unreadable".to_owned(), Err("no permission".to_owned()));
+        for key in ["a/unreadable", "a/below/"] {
+            from.insert(key.to_owned(), Err("no permission".to_owned()));
+        }
         let to = documents(&[
             ("a/same", b"1"),
             ("a/other", b"2"),
             ("a/new", b""),
             ("a/unreadable", b""),
             ("a/no name", b""),
+            ("a/below/x", b""),
         ]);
         let (changes, identical) = changes(&from, &to, |key| key.as_str().starts_with("a/"));
         let seen = changes.iter().map(|change| (change.key.as_str(), change.verb().0)).collect::<Vec<_>>();

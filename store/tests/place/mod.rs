@@ -50,6 +50,13 @@ impl Place {
         self.scratch.path().join("intent")
     }
 
+    /// Puts `{}` into Consul under a key that its URLs cannot spell.
+    pub fn write_odd(&self, key: &str) {
+        let consul = self.consul.as_ref().unwrap();
+        let set = serde_json::json!([{"KV": {"Verb": "set", "Key": key, "Value": "e30="}}]);
+        assert_eq!(consul.http("PUT", "/v1/txn", set.to_string().as_bytes()).0, 200, "{key:?}");
+    }
+
     /// Writes as people do, past our own code: with an editor, with curl.
     pub fn write(&self, name: &str, bytes: &[u8]) {
         match &self.consul {

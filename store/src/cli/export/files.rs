@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fsync, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use store::Key;
@@ -131,11 +131,8 @@ fn current(parent: BorrowedFd, file: &str) -> Result<Option<Vec<u8>>> {
 
 /// Why a name could not be opened.
 fn explained(at: BorrowedFd, name: &str, error: Errno) -> anyhow::Error {
-    let is_link = rustix::fs::readlinkat(at, name, Vec::new()).is_ok();
-    let error = anyhow::Error::new(error);
-    if is_link {
-        error.context(format!("{name} is a link, and nothing is written through one: remove it, or export elsewhere"))
-    } else {
-        error.context(format!("opening {name}"))
+    if rustix::fs::readlinkat(at, name, Vec::new()).is_ok() {
+        return anyhow!("{name} is a link, and nothing is written through one: remove it, or export elsewhere");
     }
+    anyhow::Error::new(error).context(format!("opening {name}"))
 }
