@@ -271,7 +271,7 @@ fn any_documents() -> impl Strategy<Value = Documents> {
             .prop_map(|((_, c, a), text)| (format!("clusters/{a}/{c}/config"), Some(text))),
         (prop::sample::select(keys("clusters", ["a", "b"])), deploy)
             .prop_map(|((_, c, a), text)| (format!("clusters/{a}/{c}/deploy_config"), Some(text))),
-        prop::sample::select(vec!["clusters/x/a/", "clusters/x/a/config", "clusters/", "nodes/n1/x"])
+        prop::sample::select(vec!["clusters/x/a/", "clusters/x/a/config", "clusters/", "nodes/n1/x", "nodes/n1/"])
             .prop_map(|key| (key.to_owned(), None)),
     ];
     prop::collection::vec(entry, 0..24).prop_map(|entries| {

@@ -1,6 +1,6 @@
 //! What is wrong with clusters: their documents, and the nodes that point at them.
 
-use super::{Cluster, Intent, config_key, deploy_key};
+use super::{Cluster, Intent, NodeApp, config_key, deploy_key};
 use crate::check::Finding;
 use crate::document::look_up;
 use crate::schema::Config;
@@ -9,32 +9,34 @@ impl Intent<'_> {
     /// Clusters that nodes point at and of which one document, or both, are not there.
     pub(super) fn missing(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
-        for cluster in self.used_clusters() {
-            let keys = [config_key(&cluster), deploy_key(&cluster)];
-            let missing = keys.iter().filter(|key| look_up(self.documents, key).is_none()).collect::<Vec<_>>();
-            match missing[..] {
-                [] => {}
-                // Some cluster is meant that is there, or nobody has written it yet.
-                [config, deploy] => findings.extend(self.apps_in(&cluster).map(|app| {
-                    let others = self.clusters.iter().filter(|(app, _)| *app == cluster.0);
-                    let others = others.map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
-                    let others =
-                        if others.is_empty() { String::new() } else { format!(" ({} has {others})", cluster.0) };
-                    let reason = format!("there are no documents of cluster {} of {}", cluster.1, cluster.0);
-                    Finding::invalid(
-                        app.key,
-                        reason,
-                        format!("put {deploy} and {config}, or correct the cluster's name{others}"),
-                    )
-                    .holding(vec![app.key.to_owned()])
-                })),
-                _ => findings.extend(missing.into_iter().map(|key| {
-                    let holds = self.apps_in(&cluster).map(|app| app.key.to_owned()).collect();
+        for (cluster, apps) in &self.used {
+            let (config, deploy) = (config_key(cluster), deploy_key(cluster));
+            let is_missing = |key: &&String| look_up(self.documents, key).is_none();
+            let missing = [&deploy, &config].into_iter().filter(is_missing).collect::<Vec<_>>();
+            if missing.len() == 2 {
+                // Another cluster is meant, or nobody has written this one yet.
+                findings.extend(apps.iter().map(|app| self.pointer_to_nothing(app, cluster)));
+            } else {
+                findings.extend(missing.into_iter().map(|key| {
+                    let holds = apps.iter().map(|app| app.key.to_owned()).collect();
                     Finding::invalid(key, "there is no such document, and nodes need it", "put it").holding(holds)
-                })),
+                }));
             }
         }
         findings
+    }
+
+    fn pointer_to_nothing(&self, node: &NodeApp, cluster: &Cluster) -> Finding {
+        let (app, name) = cluster;
+        let others = self.there.iter().filter(|(of, _)| of == app).map(|(_, name)| name.as_str()).collect::<Vec<_>>();
+        let others = if others.is_empty() { String::new() } else { format!(" ({app} has {})", others.join(", ")) };
+        let (deploy, config) = (deploy_key(cluster), config_key(cluster));
+        Finding::invalid(
+            node.key,
+            format!("there are no documents of cluster {name} of {app}"),
+            format!("put {deploy} and {config}, or correct the cluster's name{others}"),
+        )
+        .holding(vec![node.key.to_owned()])
     }
 
     /// Clusters that no node points at.
@@ -42,16 +44,17 @@ impl Intent<'_> {
         if self.lacks_nodes() {
             return Vec::new();
         }
-        let unused = self.clusters.iter().filter(|cluster| !self.apps.iter().any(|app| app.may_be_in(cluster)));
+        let unused =
+            self.there.iter().filter(|cluster| !self.used.contains_key(cluster) && !self.is_mentioned(cluster));
         let finding = |cluster: &Cluster| {
+            let (app, name) = cluster;
             let keys = [config_key(cluster), deploy_key(cluster)].into_iter();
             let there = keys.filter(|key| self.documents.contains_key(key)).collect::<Vec<_>>();
             Finding::suspicious(
                 &there[0],
-                format!("no node points at cluster {} of {}", cluster.1, cluster.0),
+                format!("no node points at cluster {name} of {app}"),
                 format!(
-                    "put a nodes/<node>/{}, or, once its hosts have stopped it: pp-store rm {}",
-                    cluster.0,
+                    "put a nodes/<node>/{app}, or, once its hosts have stopped it: pp-store rm {}",
                     there.join(" ")
                 ),
             )
@@ -59,24 +62,34 @@ impl Intent<'_> {
         unused.map(finding).collect()
     }
 
-    /// Clusters too small for their `min_nodes`. To take an instance down, `min_nodes` *others* have to pass.
+    /// Whether an invalid document of a node may point at it: one that holds nothing, or its name somewhere.
+    fn is_mentioned(&self, (app, cluster): &Cluster) -> bool {
+        let name = cluster.as_str().as_bytes();
+        let mut texts = self.invalid.get(app).into_iter().flatten();
+        texts.any(|text| text.iter().all(u8::is_ascii_whitespace) || text.windows(name.len()).any(|part| part == name))
+    }
+
+    /// Clusters too small for their `min_nodes`: to take an instance down, so many *others* have to pass.
     pub(super) fn unsatisfiable(&self) -> Vec<Finding> {
+        if self.lacks_nodes() {
+            return Vec::new();
+        }
         let mut findings = Vec::new();
-        for cluster in self.used_clusters() {
-            let key = config_key(&cluster);
+        for (cluster, apps) in &self.used {
+            let key = config_key(cluster);
             let Some(config) = self.valid::<Config>(&key).filter(|config| config.active().is_ok()) else { continue };
-            let nodes = self.apps.iter().filter(|app| app.counts_in(&cluster)).count();
-            if nodes <= config.min_nodes as usize && !self.lacks_nodes() {
-                let nodes = if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") };
-                findings.push(Finding::suspicious(
-                    &key,
-                    format!(
-                        "min_nodes {} can never be met: the cluster has {nodes}, and a replacement takes one of them down",
-                        config.min_nodes
-                    ),
-                    "lower it, or add nodes; until then no healthy instance is replaced",
-                ));
+            // A node whose document is invalid may be one of them.
+            let nodes = apps.len() + self.invalid.get(&cluster.0).map_or(0, Vec::len);
+            if nodes > config.min_nodes as usize {
+                continue;
             }
+            let (min, nodes) =
+                (config.min_nodes, if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") });
+            findings.push(Finding::suspicious(
+                &key,
+                format!("min_nodes {min} can never be met: the cluster has {nodes}, and a replacement takes one down"),
+                "lower it, or add nodes; until then no healthy instance is replaced",
+            ));
         }
         findings
     }

@@ -14,15 +14,12 @@ type Clashes<'a, Why> = BTreeMap<(String, String, Why), Vec<&'a NodeApp<'a>>>;
 impl<'a> Intent<'a> {
     /// By node, the apps whose `deploy_config` is valid.
     fn deployed(&self) -> BTreeMap<&NodeName, Vec<(&NodeApp<'a>, String, DeployConfig)>> {
-        let configs = self.used_clusters().into_iter().filter_map(|cluster| {
-            let config = self.valid::<DeployConfig>(&deploy_key(&cluster))?;
-            Some((cluster, config))
-        });
-        let configs = configs.collect::<BTreeMap<_, _>>();
         let mut nodes = BTreeMap::<_, Vec<_>>::new();
-        for app in &self.apps {
-            if let Some((cluster, config)) = app.cluster().and_then(|cluster| configs.get_key_value(&cluster)) {
-                nodes.entry(&app.node).or_default().push((app, deploy_key(cluster), config.clone()));
+        for (cluster, apps) in &self.used {
+            let key = deploy_key(cluster);
+            let Some(config) = self.valid::<DeployConfig>(&key) else { continue };
+            for app in apps {
+                nodes.entry(&app.node).or_default().push((app, key.clone(), config.clone()));
             }
         }
         nodes
@@ -83,7 +80,7 @@ impl<'a> Intent<'a> {
     /// Ports that one list has twice, so that one of the two changes nothing.
     fn repeated_ports(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
-        for key in self.clusters.iter().map(deploy_key) {
+        for key in self.there.iter().map(deploy_key) {
             let ports = self.valid::<DeployConfig>(&key).map(|config| config.ports).unwrap_or_default();
             let same = |a: &Port, b: &Port| {
                 number(a) == number(b) && (a.source == b.source || a.source.is_none() || b.source.is_none())
