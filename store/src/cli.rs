@@ -136,10 +136,11 @@ enum Command {
     /// Make the store's intent what a directory holds
     ///
     /// DIR holds each document as a file: nodes/web1/slug.json, clusters/slug/dev/config.json. Hidden files and those that
-    /// do not end in .json are no documents. Nothing is written while one of them is not as it has to be. Then documents
-    /// that differ are written, byte for byte: those of clusters, then those of nodes. What has changed in the store
-    /// since the comparison is not overwritten: import stops there, with exit status 3. It can be interrupted, and
-    /// started again, at any time.
+    /// do not end in .json are no documents. (A file with all of them, as pt-direct takes it, will do.) Nothing is written
+    /// while one of them is not as it has to be. Then documents that differ are written, byte for byte: those of
+    /// clusters, then those of nodes; and what `pp-store check` will find that it did not find before is said first. What
+    /// has changed in the store since the comparison is not overwritten: import stops there, with exit status 3. It can
+    /// be interrupted, and started again, at any time.
     ///
     /// Each change is printed once it is made. With --dry-run the exit status is 0, whether anything differs or not.
     Import {
@@ -162,6 +163,8 @@ enum Command {
         options: export::Options,
     },
     /// Say what is wrong with a store's documents, or with a directory's
+    ///
+    /// DIR is laid out as for import; nothing is changed anywhere.
     ///
     /// One line for each fault, under the key that has to be changed: the key, what is wrong, what to do, and which apps
     /// are held as they are because of it.
