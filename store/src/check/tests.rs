@@ -282,6 +282,21 @@ fn any_documents() -> impl Strategy<Value = Documents> {
 
 proptest! {
     #[test]
+    fn whatever_a_store_holds_is_checked(
+        entries in prop::collection::btree_map(
+            "(nodes/|clusters/|)([a-b./]|config|deploy_config|\\PC){0,6}/?",
+            (prop::collection::vec(prop::num::u8::ANY, 0..20), prop::bool::ANY),
+            0..8,
+        ),
+    ) {
+        let read = |bytes: Vec<u8>, can_be_read: bool| if can_be_read { document(&bytes) } else { Err("no".to_owned()) };
+        let documents = entries.into_iter().map(|(key, (bytes, can))| (key, read(bytes, can))).collect();
+        for finding in check(&documents) {
+            prop_assert!(!finding.reason.is_empty() && !finding.advice.is_empty());
+        }
+    }
+
+    #[test]
     fn an_app_is_held_if_and_only_if_a_finding_says_so(documents in any_documents()) {
         let mut held = BTreeSet::new();
         for node in ["n1", "n2"] {

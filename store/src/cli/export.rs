@@ -30,6 +30,9 @@ pub(super) struct Options {
 
 pub(super) async fn run(store: &Store, dir: &Path, options: Options, in_json: bool) -> Result<Outcome> {
     let wanted = intent::read(store).await?;
+    if wanted.is_empty() {
+        note("there is no intent in the store: nothing under nodes/ or clusters/");
+    }
     let found = found(dir).await?;
     let mut plan = plan(&wanted, &found, options.prune)?;
     if options.dry_run {
