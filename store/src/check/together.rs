@@ -19,8 +19,8 @@ pub(super) struct Intent<'a> {
     documents: &'a Documents,
     /// The clusters that nodes point at, and which do.
     used: BTreeMap<Cluster, Vec<NodeApp<'a>>>,
-    /// By app, what its documents of nodes hold that are invalid: these nodes are in some cluster of it.
-    invalid: BTreeMap<AppName, Vec<&'a [u8]>>,
+    /// By app, how many of its documents of nodes are invalid: these nodes are in some cluster of it.
+    invalid: BTreeMap<AppName, usize>,
     /// The clusters of which there is any document.
     there: BTreeSet<Cluster>,
 }
@@ -40,7 +40,7 @@ impl<'a> Intent<'a> {
                     let bytes = document.as_ref().map_or(&[][..], |document| &document.bytes);
                     match NodeDocument::parse(bytes) {
                         Ok(found) => intent.used.entry((app, found.cluster)).or_default().push(NodeApp { key, node }),
-                        Err(_) => intent.invalid.entry(app).or_default().push(bytes),
+                        Err(_) => *intent.invalid.entry(app).or_default() += 1,
                     }
                 }
                 Ok(IntentKey::Config(app, cluster) | IntentKey::DeployConfig(app, cluster)) => {

@@ -39,13 +39,13 @@ impl Intent<'_> {
         .holding(vec![node.key.to_owned()])
     }
 
-    /// Clusters that no node points at.
+    /// Clusters that no node points at, nor can: to which one an invalid document points, nobody knows.
     pub(super) fn unused(&self) -> Vec<Finding> {
         if self.lacks_nodes() {
             return Vec::new();
         }
-        let unused =
-            self.there.iter().filter(|cluster| !self.used.contains_key(cluster) && !self.is_mentioned(cluster));
+        let is_unused = |cluster: &&Cluster| !self.used.contains_key(cluster) && !self.invalid.contains_key(&cluster.0);
+        let unused = self.there.iter().filter(is_unused);
         let finding = |cluster: &Cluster| {
             let (app, name) = cluster;
             let keys = [config_key(cluster), deploy_key(cluster)].into_iter();
@@ -62,13 +62,6 @@ impl Intent<'_> {
         unused.map(finding).collect()
     }
 
-    /// Whether an invalid document of a node may point at it: one that holds nothing, or its name somewhere.
-    fn is_mentioned(&self, (app, cluster): &Cluster) -> bool {
-        let name = cluster.as_str().as_bytes();
-        let mut texts = self.invalid.get(app).into_iter().flatten();
-        texts.any(|text| text.iter().all(u8::is_ascii_whitespace) || text.windows(name.len()).any(|part| part == name))
-    }
-
     /// Clusters too small for their `min_nodes`: to take an instance down, so many *others* have to pass.
     pub(super) fn unsatisfiable(&self) -> Vec<Finding> {
         if self.lacks_nodes() {
@@ -79,7 +72,7 @@ impl Intent<'_> {
             let key = config_key(cluster);
             let Some(config) = self.valid::<Config>(&key).filter(|config| config.active().is_ok()) else { continue };
             // A node whose document is invalid may be one of them.
-            let nodes = apps.len() + self.invalid.get(&cluster.0).map_or(0, Vec::len);
+            let nodes = apps.len() + self.invalid.get(&cluster.0).copied().unwrap_or_default();
             if nodes > config.min_nodes as usize {
                 continue;
             }
