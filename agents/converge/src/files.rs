@@ -139,7 +139,7 @@ fn remove_if_there(path: &Path) -> io::Result<bool> {
 /// whoever did would let two in.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -150,10 +150,16 @@ impl Lock {
         let file = file.or_else(|error| File::open(path).map_err(|_| error));
         let file = file.with_context(|| format!("opening the lock {}", path.display()))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
         }
+    }
+
+    /// The same lock once more: it is held until both are closed. A child that has it, as its standard output say, goes on
+    /// holding the lock when this process is killed.
+    pub fn share(&self) -> Result<File> {
+        self.file.try_clone().context("sharing a lock")
     }
 }
 
@@ -215,7 +221,10 @@ mod tests {
         let held = Lock::try_hold(&path).unwrap();
         assert!(held.is_some());
         assert!(Lock::try_hold(&path).unwrap().is_none());
+        let shared = held.as_ref().unwrap().share().unwrap();
         drop(held);
+        assert!(Lock::try_hold(&path).unwrap().is_none(), "who shares it still holds it");
+        drop(shared);
         assert!(Lock::try_hold(&path).unwrap().is_some());
     }
 }
