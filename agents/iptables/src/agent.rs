@@ -1,0 +1,235 @@
+//! The agent, as the loop sees it: a look, a decision and an act, for all apps at once.
+//!
+//! Ensures: what is to be opened is opened before it is asked whether anything has gone; an app of which that is not sure
+//! is kept as it is, and reported, and delays no other; what is converged is not written, and nothing is said of it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use converge::files::{self, Lock};
+use converge::{Agent, Host, Outcome, blocking};
+use store::AppName;
+use store::intent::{NodeIntent, looks_gone};
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{debug, info};
+
+use crate::authority::{self, Authority};
+use crate::decide::{Gone, Us, Verdicts, present, tables, verdicts};
+use crate::end::End;
+use crate::filter::Filter;
+use crate::kernel::Kernel;
+use crate::rules_file::RulesFile;
+use crate::said::{Line, changes};
+use crate::table::{CHAIN, Tables};
+
+/// How long whoever else is at work may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Keeps the packet filter as intent wants it.
+#[derive(Debug)]
+pub struct PacketFilter {
+    place: Place,
+    us: Us,
+    end: End,
+    /// Only look.
+    read_only: bool,
+    /// What was said of a change that has not been made yet: that it is tried again is no news.
+    said: RefCell<Vec<Line>>,
+}
+
+/// Where rules go.
+#[derive(Debug)]
+enum Place {
+    Chain(Chain),
+    Authority(Authority),
+}
+
+/// Where our chain is.
+#[derive(Debug)]
+enum Chain {
+    Kernel(Kernel),
+    File(RulesFile),
+}
+
+/// What one round came to.
+struct Round {
+    lines: Vec<Line>,
+    ask: Gone,
+    complaints: BTreeMap<AppName, String>,
+}
+
+impl Round {
+    fn new(lines: Vec<Line>, verdicts: Verdicts<'_>) -> Self {
+        Self { lines, ask: verdicts.ask, complaints: verdicts.complaints }
+    }
+}
+
+impl PacketFilter {
+    /// # Errors
+    /// When this process has no right to change what it is to change.
+    pub fn new(filter: &Filter, host: &Host) -> Result<Self> {
+        let place = match (&filter.cmd, &filter.config_dir) {
+            (Some(command), Some(dir)) => Place::Authority(Authority { command: command.clone(), dir: dir.clone() }),
+            _ if filter.apply => Place::Chain(Chain::Kernel(Kernel::open(filter.variant, filter.lock())?)),
+            _ => Place::Chain(Chain::File(RulesFile { path: filter.rules() })),
+        };
+        let end = if filter.default_drop { End::Drop(filter.keep.clone()) } else { End::FallThrough };
+        let us = Us { node: host.node.clone(), source: host.source, adopt: filter.adopt };
+        Ok(Self { place, us, end, read_only: host.read_only, said: RefCell::default() })
+    }
+}
+
+impl Agent for PacketFilter {
+    async fn converge_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<Outcome> {
+        let (_, doubts) = self.converge_to(&intent, host).await?;
+        ensure!(doubts.is_empty(), "{}", doubts.join("; "));
+        Ok(Outcome::Converged)
+    }
+
+    async fn plan_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<Vec<String>> {
+        let (lines, doubts) = self.converge_to(&intent, host).await?;
+        let doubts = doubts.into_iter().map(|doubt| format!("left as it is: {doubt}"));
+        Ok(lines.iter().map(Line::to_string).chain(doubts).collect())
+    }
+}
+
+impl PacketFilter {
+    /// The lines of what was left to do, and what is wrong with single apps.
+    async fn converge_to(&self, intent: &NodeIntent, host: &Host) -> Result<(Vec<Line>, Vec<String>)> {
+        let Round { mut lines, ask, mut complaints } = self.round(intent, &Gone::new()).await?;
+        // To be sure that an app has gone takes time, and may fail: all else is done by now.
+        let (gone, doubts) = confirm(ask, host).await;
+        complaints.extend(doubts);
+        if !gone.is_empty() {
+            lines = self.round(intent, &gone).await?.lines;
+        }
+        let complaints = complaints.into_iter().map(|(app, complaint)| format!("{app}: {complaint}"));
+        Ok((lines, complaints.collect()))
+    }
+
+    async fn round(&self, intent: &NodeIntent, gone: &Gone) -> Result<Round> {
+        let lock = if self.read_only { None } else { Some(hold(&self.place.lock()?).await?) };
+        // Once it is written, it is looked at again: what was done is what a look shows, not what a command said.
+        for _ in 0..4 {
+            let round = match &self.place {
+                Place::Chain(chain) => self.chain_step(chain, intent, gone, lock.as_ref()).await?,
+                Place::Authority(authority) => self.authority_step(authority, intent, gone).await?,
+            };
+            if round.lines.is_empty() || self.read_only {
+                return Ok(round);
+            }
+        }
+        bail!("does not settle: look for what changes {CHAIN} back")
+    }
+
+    /// Looks, decides and acts, once; the lines are of what there was to do.
+    async fn chain_step(&self, chain: &Chain, intent: &NodeIntent, gone: &Gone, lock: Option<&Lock>) -> Result<Round> {
+        let seen = chain.look().await?;
+        let verdicts = verdicts(intent, &present(&seen), gone, &self.us);
+        let wanted = tables(&seen, &verdicts, &self.us, &self.end);
+        let lines = changes(&seen, &wanted);
+        if let (Some(lock), false) = (lock, lines.is_empty()) {
+            self.say(&lines);
+            chain.write(&seen, &wanted, lock).await?;
+            self.said.take();
+        }
+        Ok(Round::new(lines, verdicts))
+    }
+
+    async fn authority_step(&self, authority: &Authority, intent: &NodeIntent, gone: &Gone) -> Result<Round> {
+        let seen = authority.look()?;
+        let mut verdicts = verdicts(intent, &seen.present(), gone, &self.us);
+        let mut changes = authority::decide(&seen, &mut verdicts, &self.us);
+        if changes.rebuild {
+            changes.lines.push(Line::of(CHAIN, format!("Running {} rebuild", authority.command.display())));
+        }
+        if changes.rebuild && !self.read_only {
+            self.say(&changes.lines);
+            authority.act(&changes).await?;
+            self.said.take();
+        }
+        Ok(Round::new(changes.lines, verdicts))
+    }
+
+    fn say(&self, lines: &[Line]) {
+        let before = self.said.replace(lines.to_vec());
+        for line in lines {
+            let (app, text) = (&line.about, &line.text);
+            if before.contains(line) { debug!(%app, "{text}") } else { info!(%app, "{text}") }
+        }
+    }
+}
+
+impl Place {
+    /// The file to lock before a change; its directory is there from now on.
+    fn lock(&self) -> Result<PathBuf> {
+        let lock = match self {
+            Self::Chain(Chain::Kernel(kernel)) => kernel.lock.clone(),
+            Self::Chain(Chain::File(file)) => file.lock(),
+            Self::Authority(authority) => authority.lock(),
+        };
+        let parent = lock.parent().filter(|parent| *parent != Path::new(""));
+        parent.map_or(Ok(()), files::directory)?;
+        Ok(lock)
+    }
+}
+
+impl Chain {
+    async fn look(&self) -> Result<Tables> {
+        match self {
+            Self::Kernel(kernel) => kernel.look().await,
+            Self::File(file) => file.look(),
+        }
+    }
+
+    async fn write(&self, before: &Tables, after: &Tables, lock: &Lock) -> Result<()> {
+        match self {
+            Self::Kernel(kernel) => kernel.write(before, after, lock).await,
+            Self::File(file) => {
+                let (path, text) = (file.path.clone(), RulesFile::render(after));
+                blocking(move || files::write(&path, text.as_bytes(), 0o644).map(drop)).await
+            }
+        }
+    }
+}
+
+/// Waits for the lock, as long as anybody who holds it may need it.
+async fn hold(path: &Path) -> Result<Lock> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(lock) = Lock::try_hold(path)? {
+            return Ok(lock);
+        }
+        ensure!(Instant::now() < deadline, "another process has held {} for {PATIENCE:?}", path.display());
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Asks the store twice, so that one in the middle of something is not taken at its word. What is not gone for sure is in
+/// doubt, with the reason.
+async fn confirm(ask: Gone, host: &Host) -> (Gone, BTreeMap<AppName, String>) {
+    let mut gone = ask;
+    let mut doubts = BTreeMap::new();
+    for again in [false, true] {
+        if again && !gone.is_empty() {
+            sleep(Duration::from_millis(1100)).await;
+        }
+        // For all of them together: a store that hangs must not keep the next intent waiting.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut sure = Gone::new();
+        for (app, cluster) in gone {
+            let answer = timeout_at(deadline, looks_gone(&host.store, &host.node, &app, &cluster)).await;
+            match answer {
+                Ok(Ok(())) => drop(sure.insert((app, cluster))),
+                Ok(Err(error)) => drop(doubts.insert(app, format!("held as it is: {error:#}"))),
+                Err(_) => drop(doubts.insert(app, "held as it is: the store does not answer".to_owned())),
+            }
+        }
+        gone = sure;
+    }
+    (gone, doubts)
+}

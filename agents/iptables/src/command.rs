@@ -1,0 +1,148 @@
+//! Running a command to its end.
+//!
+//! Ensures: it ends within its deadline, or is killed with all that it started in its process group; when the agent is
+//! stopped meanwhile it ends too, and no zombie of it is left. What it complains of is in the error.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+/// Runs `program` with these arguments and this standard input. Returns what it printed, unless `output` goes elsewhere.
+///
+/// # Errors
+/// When it cannot be started, does not end in time or does not exit with 0, with what it wrote to standard error.
+pub(crate) async fn run(
+    program: &Path,
+    arguments: &[&str],
+    input: &str,
+    output: Stdio,
+    patience: Duration,
+) -> Result<String> {
+    let name = || [&[&*program.to_string_lossy()], arguments].concat().join(" ");
+    let mut command = Command::new(program);
+    command.args(arguments).env("PATH", path()).stdin(Stdio::piped()).stdout(output).stderr(Stdio::piped());
+    let mut group = Group::start(&mut command).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => anyhow!("there is no {}: install it, or give another", program.display()),
+        _ => anyhow!(error).context(format!("starting {}", program.display())),
+    })?;
+    let Ok(ended) = tokio::time::timeout(patience, group.talk(input)).await else {
+        bail!("{} did not end within {patience:?}, and was killed", name());
+    };
+    let (status, printed, complaint) = ended.with_context(|| format!("running {}", name()))?;
+    let complaint = String::from_utf8_lossy(&complaint);
+    if !status.success() {
+        bail!("{} failed ({status}): {}", name(), complaint.trim());
+    }
+    String::from_utf8(printed).with_context(|| format!("reading what {} prints", name()))
+}
+
+/// Where an ordinary user's shell does not look for what only root is thought to need.
+fn path() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{path}:/usr/local/sbin:/usr/sbin:/sbin")
+}
+
+/// A child that leads a process group.
+struct Group {
+    child: Child,
+    id: Option<Pid>,
+}
+
+impl Group {
+    fn start(command: &mut Command) -> std::io::Result<Self> {
+        let child = command.process_group(0).spawn()?;
+        let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        Ok(Self { child, id })
+    }
+
+    /// Everything in and out at once, so that neither side waits for the other.
+    async fn talk(&mut self, input: &str) -> std::io::Result<(std::process::ExitStatus, Vec<u8>, Vec<u8>)> {
+        let (mut stdin, mut stdout, mut stderr) =
+            (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take());
+        let (mut printed, mut complaint) = (Vec::new(), Vec::new());
+        let write = async {
+            if let Some(stdin) = &mut stdin {
+                // One that does not want to read it all says so by its exit status.
+                let _ = stdin.write_all(input.as_bytes()).await;
+            }
+            drop(stdin.take());
+        };
+        let read = async {
+            match &mut stdout {
+                Some(stdout) => stdout.read_to_end(&mut printed).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let complain = async {
+            match &mut stderr {
+                Some(stderr) => stderr.read_to_end(&mut complaint).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let ((), read, complained, status) = tokio::join!(write, read, complain, self.child.wait());
+        read.and(complained)?;
+        Ok((status?, printed, complaint))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // A child that was waited for has no id any more: its number may be another's by now.
+        if let (Some(id), Some(_)) = (self.id, self.child.id()) {
+            let _ = kill_process_group(id, Signal::KILL);
+            // It is dead in no time; where this process ends next, nobody else may be there to take note of it.
+            for _ in 0..500 {
+                if !matches!(self.child.try_wait(), Ok(None)) {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    async fn sh(script: &str, input: &str, patience: Duration) -> Result<String> {
+        run(Path::new("sh"), &["-c", script], input, Stdio::piped(), patience).await
+    }
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn what_it_prints_comes_back_and_what_it_complains_of_is_the_error() {
+        let much = "x".repeat(1 << 20);
+        assert_eq!(sh("cat", &much, LONG).await.unwrap(), much);
+        let error = sh("echo oh >&2; exit 3", &much, LONG).await.unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.ends_with(": oh"), "{error}");
+        let error = run(Path::new("no-such-command"), &[], "", Stdio::null(), LONG).await.unwrap_err();
+        assert!(error.to_string().contains("there is no no-such-command"));
+    }
+
+    #[tokio::test]
+    async fn one_that_hangs_is_killed_with_all_that_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let pids = dir.path().join("pids");
+        let script = format!("sleep 1000 & echo $$ $! > {}; wait", pids.display());
+        let begun = Instant::now();
+        let error = sh(&script, "", Duration::from_millis(500)).await.unwrap_err().to_string();
+        assert!(error.contains("did not end within 500ms") && begun.elapsed() < LONG, "{error}");
+        let pids = std::fs::read_to_string(&pids).unwrap();
+        let mut pids = pids.split_whitespace();
+        let running = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+        assert_eq!(running(pids.next().unwrap()), None, "it is not even a zombie");
+        let child = pids.next().unwrap().to_owned();
+        let dead = || running(&child).is_none_or(|stat| stat.contains(") Z "));
+        fixtures::eventually("what it started is dead", LONG, || dead().then_some(()));
+    }
+}

@@ -1,0 +1,106 @@
+//! This host's packet filter, by its own `iptables-save` and `iptables-restore`.
+//!
+//! Ensures: each family changes at once or not at all; two agents do not change it at the same time, not even one and what
+//! is left of another that was killed. Assumes that others who change it do not touch our chain; where they do, the
+//! next look finds it.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use converge::files::Lock;
+use tracing::debug;
+
+use crate::command;
+use crate::rule::Family;
+use crate::table::{Table, Tables};
+
+/// The legacy variant waits so many seconds for whoever else changes the filter.
+const WAIT: &str = "20";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Which iptables, where a host has both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Variant {
+    Nft,
+    Legacy,
+}
+
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    pub(crate) variant: Option<Variant>,
+    pub(crate) lock: PathBuf,
+}
+
+impl Kernel {
+    /// # Errors
+    /// When this process has no right to change a packet filter, which the commands themselves say in other words.
+    pub(crate) fn open(variant: Option<Variant>, lock: PathBuf) -> Result<Self> {
+        ensure!(may_change_networks(), "--apply changes this host's packet filter: that takes root, or CAP_NET_ADMIN");
+        Ok(Self { variant, lock })
+    }
+
+    /// Both families at the same time: most passes do nothing else.
+    pub(crate) async fn look(&self) -> Result<Tables> {
+        let v6 = async {
+            if !Path::new("/proc/net/if_inet6").exists() {
+                debug!("this kernel does without IPv6, and so do we");
+                return Ok(None);
+            }
+            self.save(Family::V6).await.map(Some)
+        };
+        let (v4, v6) = tokio::try_join!(self.save(Family::V4), v6)?;
+        Ok(Tables { v4, v6 })
+    }
+
+    async fn save(&self, family: Family) -> Result<Table> {
+        let program = self.program(family, "save");
+        let save = command::run(&program, &["-t", "filter"], "", Stdio::piped(), PATIENCE).await?;
+        Table::read(&save).with_context(|| format!("reading what {} prints", program.display()))
+    }
+
+    /// The families in which something differs, one after the other; trouble in one does not keep the other.
+    pub(crate) async fn write(&self, before: &Tables, after: &Tables, lock: &Lock) -> Result<()> {
+        let mut results = Vec::new();
+        for ((family, before), (_, after)) in before.each().zip(after.each()) {
+            if before != after {
+                results.push(self.restore(family, &after.restore(before), lock).await);
+            }
+        }
+        let errors = results.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect::<Vec<_>>();
+        ensure!(errors.is_empty(), "{}", errors.join("; "));
+        Ok(())
+    }
+
+    async fn restore(&self, family: Family, text: &str, lock: &Lock) -> Result<()> {
+        let program = self.program(family, "restore");
+        // It prints nothing. As its standard output it holds the lock until it has ended, also when we are killed.
+        let output = Stdio::from(lock.share()?);
+        command::run(&program, &["--noflush", "-w", WAIT], text, output, PATIENCE).await.map(drop)
+    }
+
+    /// `iptables-save`, `ip6tables-nft-restore`, …
+    fn program(&self, family: Family, action: &str) -> PathBuf {
+        let ip = match family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        let variant = match self.variant {
+            None => "",
+            Some(Variant::Nft) => "-nft",
+            Some(Variant::Legacy) => "-legacy",
+        };
+        format!("{ip}{variant}-{action}").into()
+    }
+}
+
+/// Whether this process has CAP_NET_ADMIN, as far as can be seen: where it cannot, the commands will say.
+fn may_change_networks() -> bool {
+    const CAP_NET_ADMIN: u64 = 12;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    effective.is_none_or(|bits| bits & (1 << CAP_NET_ADMIN) != 0)
+}
