@@ -200,9 +200,13 @@ impl Chain {
 /// Waits for the lock, as long as anybody who holds it may need it.
 async fn hold(path: &Path) -> Result<Lock> {
     let deadline = Instant::now() + PATIENCE;
+    let mut said = false;
     loop {
         if let Some(lock) = Lock::try_hold(path)? {
             return Ok(lock);
+        }
+        if !std::mem::replace(&mut said, true) {
+            debug!("waiting for another process to be done with {}", path.display());
         }
         ensure!(Instant::now() < deadline, "another process has held {} for {PATIENCE:?}", path.display());
         sleep(Duration::from_millis(5)).await;
