@@ -141,7 +141,7 @@ impl PacketFilter {
     }
 
     async fn authority_step(&self, authority: &Authority, intent: &NodeIntent, gone: &Gone) -> Result<Round> {
-        let seen = authority.look()?;
+        let seen = authority.look().await?;
         let mut verdicts = verdicts(intent, &seen.present(), gone, &self.us);
         let mut changes = authority::decide(&seen, &mut verdicts, &self.us);
         if changes.rebuild {
@@ -182,7 +182,10 @@ impl Chain {
     async fn look(&self) -> Result<Tables> {
         match self {
             Self::Kernel(kernel) => kernel.look().await,
-            Self::File(file) => file.look(),
+            Self::File(file) => {
+                let file = file.clone();
+                blocking(move || file.look()).await
+            }
         }
     }
 

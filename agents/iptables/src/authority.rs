@@ -142,23 +142,9 @@ impl Authority {
         self.dir.join(".platypus.lock")
     }
 
-    pub(crate) fn look(&self) -> Result<Files> {
-        let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Files::default()),
-            entries => entries.and_then(Iterator::collect::<std::io::Result<Vec<_>>>),
-        };
-        let mut files = Files { unfinished: self.unfinished().exists(), ..Files::default() };
-        for entry in entries.with_context(|| format!("listing {}", self.dir.display()))? {
-            let name = entry.file_name();
-            let app = name.to_str().and_then(|name| name.strip_suffix(".yaml")?.parse::<AppName>().ok());
-            let Some(app) = app else { continue };
-            // One that cannot be read is in the way of its app, and of no other.
-            match fs::read_to_string(entry.path()).ok().and_then(|text| Definition::read(&app, &text)) {
-                Some(definition) => drop(files.ours.insert(app, definition)),
-                None => drop(files.others.insert(app)),
-            }
-        }
-        Ok(files)
+    pub(crate) async fn look(&self) -> Result<Files> {
+        let (dir, unfinished) = (self.dir.clone(), self.unfinished());
+        blocking(move || Ok(Files { unfinished: unfinished.exists(), ..look(&dir)? })).await
     }
 
     pub(crate) async fn act(&self, changes: &Changes) -> Result<()> {
@@ -173,12 +159,32 @@ impl Authority {
         })
         .await?;
         command::run(&self.command, &["rebuild"], "", Stdio::null(), PATIENCE).await?;
-        files::remove(&self.unfinished())
+        let unfinished = self.unfinished();
+        blocking(move || files::remove(&unfinished)).await
     }
 
     fn unfinished(&self) -> PathBuf {
         self.dir.join(UNFINISHED)
     }
+}
+
+fn look(dir: &Path) -> Result<Files> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Files::default()),
+        entries => entries.and_then(Iterator::collect::<std::io::Result<Vec<_>>>),
+    };
+    let mut files = Files::default();
+    for entry in entries.with_context(|| format!("listing {}", dir.display()))? {
+        let name = entry.file_name();
+        let app = name.to_str().and_then(|name| name.strip_suffix(".yaml")?.parse::<AppName>().ok());
+        let Some(app) = app else { continue };
+        // One that cannot be read is in the way of its app, and of no other.
+        match fs::read_to_string(entry.path()).ok().and_then(|text| Definition::read(&app, &text)) {
+            Some(definition) => drop(files.ours.insert(app, definition)),
+            None => drop(files.others.insert(app)),
+        }
+    }
+    Ok(files)
 }
 
 fn path(dir: &Path, app: &AppName) -> PathBuf {

@@ -19,7 +19,7 @@ const HEADER: &str = "\
 # It is used once INPUT jumps to it: iptables -I INPUT -j PLATYPUS; ip6tables -I INPUT -j PLATYPUS
 ";
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct RulesFile {
     pub(crate) path: PathBuf,
 }
