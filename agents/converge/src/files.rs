@@ -145,7 +145,8 @@ pub struct Lock {
 impl Lock {
     /// `None` when somebody else holds the lock.
     pub fn try_hold(path: &Path) -> Result<Option<Self>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o644).open(path);
+        // To lock a file it is enough to read it, so nobody else may: they could keep us from our work for ever.
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
         // On a disk that became read-only what is there can still be locked.
         let file = file.or_else(|error| File::open(path).map_err(|_| error));
         let file = file.with_context(|| format!("opening the lock {}", path.display()))?;
@@ -220,6 +221,7 @@ mod tests {
         let path = dir.path().join("lock");
         let held = Lock::try_hold(&path).unwrap();
         assert!(held.is_some());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "no other user can take it");
         assert!(Lock::try_hold(&path).unwrap().is_none());
         let shared = held.as_ref().unwrap().share().unwrap();
         drop(held);
