@@ -31,7 +31,8 @@ pub struct Filter {
     pub default_drop: bool,
 
     /// With --default-drop: ports that stay open whatever intent says, from anywhere, as in 22, 53/udp, 8300-8302/tcp.
-    /// Given at all, it replaces the default, SSH and Consul: name 22 again if you need it
+    /// Given at all, it replaces the default, SSH and Consul: name 22 again if you need it. A host that gets its IPv6
+    /// address by DHCP needs 546/udp
     #[arg(
         long,
         value_name = "PORTS",

@@ -3,6 +3,8 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use fixtures::{SOON, bin, eventually, pass};
 use serde_json::json;
@@ -97,6 +99,27 @@ fn twenty_agents_at_once_make_one_chain_with_one_jump() {
         assert_eq!(site.lines("-A INPUT"), ["-A INPUT -j PLATYPUS"; 2]);
         assert_eq!(site.lines("app").len(), 20, "{}", site.save());
         assert_eq!(site.converge(&["--default-drop"]).log, "");
+    });
+}
+
+#[test]
+fn killed_at_any_time_the_next_pass_makes_it_right() {
+    with_each_variant(|site| {
+        for round in 0..8u16 {
+            for app in 0..50u16 {
+                site.open(&format!("app{app}"), json!([8000 + app * 20 + round]));
+            }
+            let drop = if round % 2 == 0 { &["--default-drop"][..] } else { &[] };
+            let mut killed = site.agent().arg("--once").args(drop).stderr(Stdio::null()).spawn().unwrap();
+            // Anywhere between its start and its end.
+            thread::sleep(Duration::from_micros(fastrand::u64(0..60_000)));
+            killed.kill().unwrap();
+            killed.wait().unwrap();
+            site.converge(drop);
+            assert_eq!(site.lines("-A INPUT"), ["-A INPUT -j PLATYPUS"; 2]);
+            assert_eq!(site.lines("\"app").len(), 100, "{}", site.save());
+            assert_eq!(site.converge(drop).log, "");
+        }
     });
 }
 
