@@ -67,7 +67,7 @@ fn with_default_drop_what_intent_names_is_reached_and_nothing_else() {
         }
         let _elsewhere = network.peer.within(|| TcpListener::bind("[::]:7000")).unwrap();
         for address in ["10.77.0.2:7000", "[fd77::2]:7000"] {
-            network.host.within(|| TcpStream::connect(address)).unwrap();
+            network.host.within(|| TcpStream::connect_timeout(&address.parse().unwrap(), SOON)).unwrap();
         }
         // Over its own loopback all is reached.
         let own = network.host.within(|| TcpStream::connect("127.0.0.1:84").is_ok());
