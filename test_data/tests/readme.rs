@@ -21,24 +21,44 @@ impl Drop for Tidy {
 }
 
 #[test]
-fn the_tour_goes_as_it_is_written() {
-    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+fn the_tour_goes_as_it_is_written_and_with_its_agents_in_another_order() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
     let tour = readme.split("\n## The tour\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let blocks = tour.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap());
-    let script = blocks.collect::<Vec<_>>().join("\n");
+    let blocks = blocks.collect::<Vec<_>>();
+    let script = blocks.join("\n");
     assert!(script.matches("curl -X PUT").count() >= 3, "the tour writes keys by hand:\n{script}");
+    assert_eq!(blocks.iter().filter(|block| passes(block).len() == 3).count(), 2, "each agent, and each once more");
 
+    let said = follow(&script);
+    assert!(said.contains("slug: waiting: 0.1 is not prepared yet"), "{said}");
+    follow(&blocks.iter().map(|block| turned(block)).collect::<Vec<_>>().join("\n"));
+}
+
+/// The lines that are one pass of an agent.
+fn passes(block: &str) -> Vec<&str> {
+    block.lines().filter(|line| line.starts_with("pp-") && line.ends_with("--once")).collect()
+}
+
+/// The block with its passes in the opposite order.
+fn turned(block: &str) -> String {
+    let mut passes = passes(block);
+    let line = |line: &str| if passes.contains(&line) { passes.pop().unwrap() } else { line }.to_owned();
+    block.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Follows a tour, and tells what it said.
+fn follow(script: &str) -> String {
     assert!(!Path::new(TOUR).exists(), "{TOUR} is there: end the tour that made it, and remove it");
     let _tidy = Tidy;
     // Its fixed ports are nobody else's there, and with its first process every other ends, however the test ends.
     let mut unshare = in_namespaces(["bash", "-c", "exec bash -e -x /dev/stdin 2>&1"]);
-    unshare.current_dir(root);
+    unshare.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CONSUL_")) {
         unshare.env_remove(name);
     }
     let mut shell = unshare.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut stdin = shell.stdin.take().unwrap();
+    let (mut stdin, script) = (shell.stdin.take().unwrap(), script.to_owned());
     let writing = thread::spawn(move || stdin.write_all(script.as_bytes()));
     let mut said = String::new();
     shell.stdout.take().unwrap().read_to_string(&mut said).unwrap();
@@ -47,8 +67,8 @@ fn the_tour_goes_as_it_is_written() {
 
     assert!(status.success(), "{status}\n{said}");
     for line in [
-        "slug: waiting: 0.1 is not prepared yet",
         "slug: Prepared slug_0.1",
+        "slug: Opening 1212/tcp",
         "slug: 0.1 is live",
         "\nslug 0.1\n",
         "\nclusters/slug/development/config\n",
@@ -57,8 +77,10 @@ fn the_tour_goes_as_it_is_written() {
         "\nrefused\n",
         "slug: held as it is: clusters/slug/development/config: two active versions",
         "slug 0.1: listening",
+        "slug: Taking it over as it runs",
     ] {
         assert!(said.contains(line), "{line:?} is not in\n{said}");
     }
     assert!(!Path::new(TOUR).exists());
+    said
 }

@@ -1,25 +1,33 @@
-//! The agents of a host as one: each app is prepared, then set live.
+//! The agents of a host as one: each app is prepared, then set live, and the packet filter lets through what they listen on.
 //!
 //! Ensures: nothing here that the agents do not do by themselves. Which of them made what is for the record: the
 //! [`Source`](converge::Source) that every agent's host carries.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use anyhow::{Result, anyhow};
 use converge::{Agent, Host, Outcome, Task};
+use iptables::{Filter, PacketFilter};
 use preparer::{Preparer, Repo};
 use setlive::{Places, Setlive};
 use store::AppName;
+use store::intent::NodeIntent;
 
 #[derive(Debug)]
 pub(crate) struct Direct {
     preparer: Preparer,
     setlive: Setlive,
+    filter: Option<PacketFilter>,
 }
 
 impl Direct {
-    pub(crate) fn new(repo: Repo, places: &Places, host: &Host) -> Result<Self> {
-        Ok(Self { preparer: Preparer::new(repo), setlive: Setlive::new(places, host)? })
+    pub(crate) fn new(repo: Repo, places: &Places, filter: Option<&Filter>, host: &Host) -> Result<Self> {
+        Ok(Self {
+            preparer: Preparer::new(repo),
+            setlive: Setlive::new(places, host)?,
+            filter: filter.map(|filter| PacketFilter::new(filter, host)).transpose()?,
+        })
     }
 }
 
@@ -37,6 +45,20 @@ impl Agent for Direct {
     async fn plan(&self, task: Task) -> Result<Vec<String>> {
         let prepare = self.preparer.plan(task.clone()).await?;
         Ok([prepare, self.setlive.plan(task).await?].concat())
+    }
+
+    async fn converge_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<Outcome> {
+        match &self.filter {
+            Some(filter) => filter.converge_host(intent, host).await,
+            None => Ok(Outcome::Converged),
+        }
+    }
+
+    async fn plan_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<Vec<String>> {
+        match &self.filter {
+            Some(filter) => filter.plan_host(intent, host).await,
+            None => Ok(Vec::new()),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use converge::Source;
+use iptables::Filter;
 use preparer::Repo;
 use setlive::Places;
 use store::{Directory, NodeName, Store};
@@ -16,8 +17,8 @@ use direct::Direct;
 
 /// Converges this host from a file of intent, where there is no store (yet).
 ///
-/// What intent names under nodes/<node>/ is fetched and unpacked as by pp-preparer, and run as by pp-setlive: it is the
-/// same code. INTENT is a directory of documents, as pp-store export writes it (<INTENT>/nodes/web1/slug.json), or one
+/// What intent names under nodes/<node>/ is fetched and unpacked as by pp-preparer, run as by pp-setlive, and let through
+/// the packet filter as by pp-iptables: it is the same code, with the same flags. INTENT is a directory of documents, as pp-store export writes it (<INTENT>/nodes/web1/slug.json), or one
 /// file with all of them:
 ///
 ///   {"nodes/web1/slug": {"cluster": "dev"},
@@ -45,20 +46,29 @@ struct Cli {
 
     #[command(flatten)]
     places: Places,
+
+    /// Leave the packet filter alone
+    #[arg(long, conflicts_with_all = ["rules", "apply", "cmd"])]
+    no_iptables: bool,
+
+    #[command(flatten)]
+    filter: Filter,
 }
 
 const EXAMPLE: &str = "\
 Example, with runsvdir looking after /etc/service:
   pt-direct --once --node web1 --repo https://artifacts.example.com/ --runit /etc/service \\
-      --runit-stage /var/lib/platypus/stage intent.json";
+      --runit-stage /var/lib/platypus/stage --apply intent.json";
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    cli.filter.adopt = cli.places.adopt;
+    let filter = (!cli.no_iptables).then_some(&cli.filter);
     converge::main_on(
         &cli.run,
         Source::Direct,
         || open(cli.node.as_ref(), cli.intent.as_deref()),
-        |host| Direct::new(cli.repo.clone(), &cli.places, host),
+        |host| Direct::new(cli.repo.clone(), &cli.places, filter, host),
     )
 }
 

@@ -60,6 +60,26 @@ fn one_pass_over_one_file_brings_an_app_up_and_a_second_changes_nothing() {
 }
 
 #[test]
+fn what_an_app_listens_on_is_opened_unless_the_packet_filter_is_to_be_left_alone() {
+    let host = Host::without_runit();
+    let documents = json!({
+        "nodes/web1/slug": {"cluster": "dev"},
+        "clusters/slug/dev/config": {"versions": {}},
+        "clusters/slug/dev/deploy_config": {"basedir": host.path("srv/slug"), "ports": [80]},
+    });
+    write_file(&host, &documents.to_string());
+    let rules = host.path("test_data/iptables/rules");
+    let without = pass(host.direct().args(["--once", "--no-iptables"]));
+    assert!(without.ok && !rules.exists(), "{}", without.log);
+    let planned = pass(host.direct().arg("--plan"));
+    assert!(planned.ok && planned.out.contains("slug: Opening 80/tcp") && !rules.exists(), "{}", planned.out);
+    let with = pass(host.direct().arg("--once"));
+    assert!(with.ok && with.log.contains("slug: Opening 80/tcp"), "{}", with.log);
+    let text = fs::read_to_string(rules).unwrap();
+    assert!(text.contains("--dport 80") && text.contains("slug/dev (direct)"), "{text}");
+}
+
+#[test]
 fn a_directory_of_documents_is_as_good_as_a_file() {
     let host = host();
     host.deploy_config(json!({}));

@@ -80,14 +80,18 @@ fn agents_that_are_killed_at_random_moments_leave_the_host_as_if_nothing_had_hap
     assert_eq!(disturbed.differences(&Snapshot::of(&host, &world)), Vec::<String>::new(), "disturbed → undisturbed");
 }
 
-const AGENTS: usize = 3;
+const AGENTS: usize = 4;
 
 fn agent(host: &Host, index: usize, arguments: &[&str]) -> Command {
     let mut agent = match index {
         0 => host.preparer(),
         1 => host.setlive(),
+        2 => host.iptables(),
         _ => host.direct(),
     };
+    if index >= 2 {
+        agent.args(["--apply", "--default-drop", "--lock"]).arg(host.path("lock"));
+    }
     agent.args(arguments);
     agent
 }
