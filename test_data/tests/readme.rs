@@ -42,8 +42,9 @@ fn passes(block: &str) -> Vec<&str> {
 
 /// The block with its passes in the opposite order.
 fn turned(block: &str) -> String {
-    let mut passes = passes(block);
-    let line = |line: &str| if passes.contains(&line) { passes.pop().unwrap() } else { line }.to_owned();
+    let passes = passes(block);
+    let mut turned = passes.iter().rev();
+    let line = |line| if passes.contains(&line) { turned.next().expect("there are as many") } else { line };
     block.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
