@@ -1,14 +1,15 @@
 //! How long a switch takes: from the `PUT` of a new active version, already prepared, to the new process answering; on
 //! both stores, with where the time goes, beside what the same switch takes by hand with `sv`.
 //!
-//! Run by `kickstart/bench switch`. The service has run for over a second each time, and stops at once.
+//! Run by `kickstart/bench switch`. The service has run for over a second each time, and stops at once. Everything is on
+//! tmpfs: what a disk takes for an fsync is the disk's figure, not ours.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fixtures::{Agent, Behaviour, Host, Slug};
+use fixtures::{Agent, Behaviour, Host, Scratch, Slug, median};
 use serde_json::json;
 
 const SWITCHES: usize = 9;
@@ -17,7 +18,8 @@ const LIVED: Duration = Duration::from_millis(1200);
 
 fn main() {
     println!("median of {SWITCHES}, from the put to the new process answering:");
-    for (store, host) in [("directory", Host::new()), ("consul", Host::on_consul())] {
+    let host = || Host::within(Scratch::in_memory()).with_runsvdir();
+    for (store, host) in [("directory", host()), ("consul", host().with_consul())] {
         let agent = deploy(&host);
         let mut totals = Vec::new();
         let mut parts = BTreeMap::<String, Vec<f64>>::new();
@@ -33,9 +35,9 @@ fn main() {
                 parts.entry(part).or_default().push(milliseconds);
             }
         }
-        let total = median(&mut totals);
+        let total = median(totals);
         let inside = ["stage", "stop", "write", "start", "sync", "healthy"]
-            .map(|part| (part, median(parts.get_mut(part).unwrap())));
+            .map(|part| (part, median(parts.remove(part).unwrap())));
         let shown = inside.iter().map(|(part, milliseconds)| format!("{part} {milliseconds:.1}"));
         let known = inside.iter().map(|(_, milliseconds)| milliseconds).sum::<f64>();
         println!(
@@ -80,7 +82,7 @@ fn by_hand(host: &Host) -> f64 {
         assert!(status.success(), "{program} {arguments:?}");
     };
     let (service, current) = (host.path("service/slug"), host.path("srv/slug/current"));
-    let mut totals = (0..SWITCHES).map(|_| {
+    median((0..SWITCHES).map(|_| {
         thread::sleep(LIVED);
         let before = host.pid();
         let begun = Instant::now();
@@ -91,11 +93,5 @@ fn by_hand(host: &Host) -> f64 {
             host.health().filter(|h| h["pid"] != before)
         });
         begun.elapsed().as_secs_f64() * 1000.0
-    });
-    median(&mut totals.by_ref().collect::<Vec<_>>())
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    }))
 }

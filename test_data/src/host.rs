@@ -15,11 +15,13 @@ use crate::{Consul, Proxy, Repo, Runsvdir, Scratch, Slug, Tree, bin, eventually,
 /// Longer than anything takes that is not stuck.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// One host, named `web1` in intent.
+/// One host.
 #[derive(Debug)]
 pub struct Host {
     // Fields are dropped in order: what runs ends before the rest is taken away from under it.
     pub scratch: Scratch,
+    /// What intent calls it: `web1`.
+    pub node: &'static str,
     pub repo: Repo,
     pub runsvdir: Option<Runsvdir>,
     /// Where `slug` listens.
@@ -47,25 +49,37 @@ impl Default for Host {
 impl Host {
     /// With a runsvdir, on a directory store.
     pub fn new() -> Self {
-        let host = Self::without_runit();
-        let runsvdir = Runsvdir::start(&host.scratch, &host.path("service"));
-        Self { runsvdir: Some(runsvdir), ..host }
+        Self::within(Scratch::new()).with_runsvdir()
     }
 
     /// With a runsvdir, on a real Consul.
     pub fn on_consul() -> Self {
-        let host = Self::new();
-        let consul = Consul::start(&host.scratch);
-        Self { consul: Some(consul), ..host }
+        Self::new().with_consul()
     }
 
     pub fn without_runit() -> Self {
-        let scratch = Scratch::new();
+        Self::within(Scratch::new())
+    }
+
+    #[must_use]
+    pub fn with_runsvdir(self) -> Self {
+        let runsvdir = Runsvdir::start(&self.scratch, &self.path("service"));
+        Self { runsvdir: Some(runsvdir), ..self }
+    }
+
+    #[must_use]
+    pub fn with_consul(self) -> Self {
+        let consul = Consul::start(&self.scratch);
+        Self { consul: Some(consul), ..self }
+    }
+
+    /// With neither, on a directory store.
+    pub fn within(scratch: Scratch) -> Self {
         let repo = Repo::new(scratch.path().join("repo"));
         for dir in ["store", "service", "stage"] {
             fs::create_dir(scratch.path().join(dir)).unwrap();
         }
-        Self { scratch, repo, runsvdir: None, port: free_port(), consul: None, proxy: None }
+        Self { scratch, node: "web1", repo, runsvdir: None, port: free_port(), consul: None, proxy: None }
     }
 
     pub fn path(&self, path: &str) -> PathBuf {
@@ -126,7 +140,7 @@ impl Host {
         });
         merge(&mut config, more);
         self.put(&format!("clusters/{app}/dev/config"), &config);
-        self.put(&format!("nodes/web1/{app}"), &json!({"cluster": "dev"}));
+        self.put(&format!("nodes/{}/{app}", self.node), &json!({"cluster": "dev"}));
     }
 
     /// Intent that only the privileged write, for `slug`; `more` goes into its `deploy_config`.
@@ -151,7 +165,7 @@ impl Host {
 
     fn agent(&self, name: &str) -> Command {
         let mut agent = Command::new(bin(name));
-        agent.arg("--store").arg(self.store_url()).args(["--node", "web1"]);
+        agent.arg("--store").arg(self.store_url()).args(["--node", self.node]);
         agent.current_dir(self.scratch.path()).stdin(Stdio::null());
         agent
     }

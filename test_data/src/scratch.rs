@@ -22,6 +22,8 @@ use crate::bin;
 use crate::process::{mentioning, signal};
 
 const DEADLINE: Duration = Duration::from_secs(20);
+/// What `statfs` calls a tmpfs. From linux/magic.h.
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 /// A unique temporary directory that all else of a test lives under.
 #[derive(Debug)]
@@ -34,7 +36,22 @@ pub struct Scratch {
 impl Scratch {
     #[expect(clippy::new_without_default, reason = "it makes a directory and, dropped, kills: that is no default")]
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("platypus-").tempdir().expect("a temporary directory");
+        Self::under(&std::env::temp_dir())
+    }
+
+    /// In memory, where the disk's noise does not drown what is measured; where there is no tmpfs, it says so and is as
+    /// any other.
+    pub fn in_memory() -> Self {
+        let tmpfs = Path::new("/dev/shm");
+        if rustix::fs::statfs(tmpfs).is_ok_and(|found| found.f_type == TMPFS) {
+            return Self::under(tmpfs);
+        }
+        println!("{} is no tmpfs: what is measured includes the disk", tmpfs.display());
+        Self::new()
+    }
+
+    fn under(parent: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("platypus-").tempdir_in(parent).expect("a temporary directory");
         // Apps may run as another user, who has to come through here.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is ours");
         // As /proc will show it.

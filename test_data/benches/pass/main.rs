@@ -1,0 +1,165 @@
+//! What a pass costs that finds nothing to do: each agent's whole process, from spawn to exit, for 1, 100 and 1,000 apps
+//! that are in a real Consul, prepared, and running under a real runsvdir; beside a client that asks what the prototype
+//! asked, over a connection that it keeps, and does nothing with the answers.
+//!
+//! Run by `kickstart/bench pass`. All that is compared is measured in turn, so that what else the machine does meets all
+//! of it. Everything is on tmpfs.
+
+mod client;
+mod fleet;
+
+use std::process::Command;
+use std::time::Instant;
+
+use fixtures::{Host, Proxy, Scratch, median, pass};
+
+use fleet::{Fleet, HELD};
+
+const ROUNDS: usize = 15;
+const APPS: [usize; 3] = [1, 100, 1000];
+/// What a pass over 1,000 apps may take at most: in milliseconds, and in parts of the peer's time.
+const MOST_MS: f64 = 50.0;
+const MOST_OF_PEER: f64 = 1.0 / 8.0;
+
+type Agent = (&'static str, fn(&Host) -> Command);
+
+/// Every agent that makes passes.
+const AGENTS: [Agent; 2] = [("pp-preparer", Host::preparer), ("pp-setlive", Host::setlive)];
+
+fn main() {
+    println!("a pass that finds nothing to do, median of {ROUNDS}; load before: {}", load());
+    let mut fleet = Fleet::new();
+    // Nothing is known of it, and nothing there.
+    let idle = Host::within(Scratch::in_memory());
+    let figures = APPS.map(|apps| {
+        let began = Instant::now();
+        fleet.grow(apps);
+        println!("  {apps} apps are up after {:.1} s", began.elapsed().as_secs_f64());
+        measure(&mut fleet, &idle, apps)
+    });
+    print_passes(&figures);
+    print_parts(&figures[APPS.len() - 1]);
+    println!("load after: {}", load());
+}
+
+/// All in milliseconds.
+struct Figures {
+    apps: usize,
+    /// The prototype's 2N+1 requests.
+    peer: f64,
+    /// An agent's requests, of a client that does nothing with the answers.
+    consul: f64,
+    agents: Vec<OfAgent>,
+}
+
+struct OfAgent {
+    name: &'static str,
+    /// A whole pass.
+    pass: f64,
+    /// One on a host that has no apps, without a Consul.
+    start: f64,
+    /// One that reads intent, and then has nothing to look at.
+    held: f64,
+    /// How often the store was asked in one pass.
+    requests: u64,
+}
+
+fn measure(fleet: &mut Fleet, idle: &Host, apps: usize) -> Figures {
+    let (mut peer, mut consul) = (Vec::new(), Vec::new());
+    let mut times = AGENTS.map(|_| [Vec::new(), Vec::new(), Vec::new()]);
+    for _ in 0..ROUNDS {
+        for ((_, agent), [pass, start, held]) in AGENTS.iter().zip(&mut times) {
+            peer.push(timed(|| fleet.ask_as_the_prototype()));
+            pass.push(timed(|| no_op(agent(&fleet.host))));
+            consul.push(timed(|| fleet.ask_as_an_agent()));
+            start.push(timed(|| quietly(agent(idle))));
+            let node = std::mem::replace(&mut fleet.host.node, HELD);
+            held.push(timed(|| quietly(agent(&fleet.host))));
+            fleet.host.node = node;
+        }
+    }
+    let of_agent = |((name, agent), times): (Agent, [Vec<f64>; 3])| {
+        let [pass, start, held] = times.map(median);
+        OfAgent { name, pass, start, held, requests: requests(agent(&fleet.host), &fleet.host) }
+    };
+    let agents = AGENTS.into_iter().zip(times).map(of_agent).collect();
+    Figures { apps, peer: median(peer), consul: median(consul), agents }
+}
+
+fn timed(work: impl FnOnce()) -> f64 {
+    let began = Instant::now();
+    work();
+    began.elapsed().as_secs_f64() * 1000.0
+}
+
+fn no_op(mut agent: Command) {
+    let pass = pass(agent.arg("--once"));
+    assert_eq!((pass.ok, pass.log.as_str(), pass.out.as_str()), (true, "", ""), "{agent:?}");
+}
+
+/// A pass that would say that there is nothing to do.
+fn quietly(mut agent: Command) {
+    no_op({
+        agent.env("RUST_LOG", "error");
+        agent
+    });
+}
+
+/// How often a pass asks the store, counted on the way to it.
+fn requests(mut agent: Command, host: &Host) -> u64 {
+    let proxy = Proxy::start(host.consul.as_ref().expect("a fleet has one").addr());
+    let through =
+        agent.get_args().map(|arg| if arg == host.store_url().as_str() { proxy.url().into() } else { arg.to_owned() });
+    let mut through_proxy = Command::new(agent.get_program());
+    through_proxy.args(through).current_dir(host.scratch.path());
+    agent = through_proxy;
+    no_op(agent);
+    proxy.requests()
+}
+
+fn print_passes(figures: &[Figures]) {
+    println!(
+        "\n{:<12} {:>6} {:>9} {:>9} {:>10} {:>6} {:>9}",
+        "agent", "apps", "pass", "per app", "peer", "ratio", "requests"
+    );
+    for Figures { apps, peer, agents, .. } in figures {
+        for OfAgent { name, pass, requests, .. } in agents {
+            let (per_app, ratio) = (pass * 1000.0 / *apps as f64, peer / pass);
+            println!(
+                "{name:<12} {apps:>6} {pass:>6.1} ms {per_app:>6.0} µs {peer:>7.1} ms {:>6} {requests:>9}",
+                format!("1/{ratio:.1}")
+            );
+        }
+    }
+    println!();
+    let [.., hundred, thousand] = figures else { unreachable!("there are three") };
+    for (fewer, more) in hundred.agents.iter().zip(&thousand.agents) {
+        let per_app = |agent: &OfAgent, figures: &Figures| agent.pass / figures.apps as f64;
+        let targets = [
+            (more.pass < MOST_MS, format!("under {MOST_MS} ms")),
+            (more.pass <= thousand.peer * MOST_OF_PEER, "at most 1/8 of the peer's time".to_owned()),
+            (per_app(more, thousand) <= per_app(fewer, hundred), "no more per app than for 100".to_owned()),
+            (more.requests == 17, "17 requests".to_owned()),
+        ];
+        for (holds, target) in targets {
+            println!("{:<12} {} apps, {target}: {}", more.name, thousand.apps, if holds { "holds" } else { "MISSED" });
+        }
+    }
+}
+
+fn print_parts(Figures { apps, consul, agents, .. }: &Figures) {
+    println!("\nwhere the time of {apps} apps goes, by subtraction:");
+    for OfAgent { name, pass, start, held, .. } in agents {
+        println!(
+            "{name:<12} {pass:.1} ms = process {start:.1}, Consul itself {consul:.1}, reading its answers {:.1}, looking at the \
+             host {:.1}",
+            held - start - consul,
+            pass - held
+        );
+    }
+}
+
+fn load() -> String {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
