@@ -64,19 +64,18 @@ impl Consul {
         Self { wait, ..self }
     }
 
-    pub(crate) async fn read(&self, prefixes: &[Prefix]) -> Result<(Documents, Token)> {
+    pub(crate) async fn documents(&self, prefixes: &[Prefix]) -> Result<Documents> {
         let everything = [Prefix::everything()];
         // A transaction takes no empty prefix, and nothing is missing from everything.
         let asked = if prefixes.contains(&everything[0]) { &everything } else { prefixes };
-        let documents = match asked {
-            [] => Documents::new(),
+        match asked {
+            [] => Ok(Documents::new()),
             [prefix] => {
-                listed(self.client.query(prefix, format!("{}?recurse&consistent", path(prefix)), TIMEOUT).await?)?.1
+                let answer = self.client.query(prefix, format!("{}?recurse&consistent", path(prefix)), TIMEOUT).await?;
+                Ok(listed(answer)?.1)
             }
-            _ => self.read_all(asked).await?,
-        };
-        let token = Token::of(prefixes, &documents);
-        Ok((documents, token))
+            _ => self.read_all(asked).await,
+        }
     }
 
     pub(crate) async fn get(&self, key: &Key) -> Result<Option<Document>> {

@@ -40,14 +40,9 @@ impl Directory {
         self.root.join(if key.ends_with('/') { key.to_owned() } else { format!("{key}.json") })
     }
 
-    pub(crate) async fn read(&self, prefixes: &[Prefix]) -> Result<(Documents, Token)> {
+    pub(crate) async fn documents(&self, prefixes: &[Prefix]) -> Result<Documents> {
         let (root, prefixes) = (self.root.clone(), prefixes.to_vec());
-        blocking(move || {
-            let documents = tree::read(&root, &prefixes, &mut |_| {})?;
-            let token = Token::of(&prefixes, &documents);
-            Ok((documents, token))
-        })
-        .await
+        blocking(move || tree::read(&root, &prefixes, &mut |_| {})).await
     }
 
     pub(crate) async fn get(&self, key: &Key) -> Result<Option<Document>> {

@@ -133,13 +133,17 @@ impl Listing {
 pub async fn read(store: &Store, node: &NodeName) -> Result<(NodeIntent, Token)> {
     let (documents, mut token) = store.read(&[node_prefix(node)]).await?;
     let listing = Listing::new(node, &documents);
-    let prefixes = listing.prefixes();
-    if prefixes.is_empty() {
-        return Ok((listing.intent(&Documents::new()), token));
-    }
-    let (clusters, seen) = store.read(&prefixes).await?;
+    let (clusters, seen) = store.read(&listing.prefixes()).await?;
     token.extend(seen);
     Ok((listing.intent(&clusters), token))
+}
+
+/// Reads what `node` shall run, for somebody who does not wait for changes: at the same cost to the store, and without
+/// that of a token.
+pub async fn read_once(store: &Store, node: &NodeName) -> Result<NodeIntent> {
+    let listing = Listing::new(node, &store.documents(&[node_prefix(node)]).await?);
+    let clusters = store.documents(&listing.prefixes()).await?;
+    Ok(listing.intent(&clusters))
 }
 
 /// Whether `node` is really to run `app` no more: the store *says* that `nodes/<node>/<app>` is absent, and that the

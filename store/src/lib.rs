@@ -94,14 +94,21 @@ impl Store {
     }
 
     /// Reads every document under `prefixes`, and the token that [`Store::wait`] takes.
+    pub async fn read(&self, prefixes: &[Prefix]) -> Result<(Documents, Token)> {
+        let documents = self.documents(prefixes).await?;
+        let token = Token::of(prefixes, &documents);
+        Ok((documents, token))
+    }
+
+    /// Reads every document under `prefixes`.
     ///
     /// On Consul one prefix costs one request, more cost one transaction per 64. Not atomic across transactions.
     /// A prefix under which nothing is found is not an error, and, on Consul, says nothing: a token without rights sees
     /// the same (see [`Store::get`]).
-    pub async fn read(&self, prefixes: &[Prefix]) -> Result<(Documents, Token)> {
+    pub async fn documents(&self, prefixes: &[Prefix]) -> Result<Documents> {
         match self {
-            Self::Consul(consul) => consul.read(prefixes).await,
-            Self::Directory(directory) => directory.read(prefixes).await,
+            Self::Consul(consul) => consul.documents(prefixes).await,
+            Self::Directory(directory) => directory.documents(prefixes).await,
         }
     }
 

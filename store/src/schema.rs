@@ -274,6 +274,11 @@ pub(crate) trait Parse: DeserializeOwned {
     fn parse(bytes: &[u8]) -> Result<Self> {
         ensure!(!bytes.iter().all(u8::is_ascii_whitespace), "the document is empty");
         ensure!(depth(bytes) <= MOST_DEPTH, "objects and lists are nested more than {MOST_DEPTH} deep");
+        serde_json::from_slice(bytes).or_else(|_| Self::parse_or_say_where(bytes))
+    }
+
+    /// To keep track of where one is takes longer than to parse, and most documents are fine.
+    fn parse_or_say_where(bytes: &[u8]) -> Result<Self> {
         let mut json = serde_json::Deserializer::from_slice(bytes);
         let document = serde_path_to_error::deserialize(&mut json)?;
         json.end()?;
@@ -283,8 +288,12 @@ pub(crate) trait Parse: DeserializeOwned {
 /// Parsers stop at 128, and agents keep what a document holds inside documents of their own.
 const MOST_DEPTH: usize = 64;
 
-/// How deep JSON's objects and lists are nested in each other.
+/// How deep JSON's objects and lists are nested in each other, or a number that is no less and not too much either.
 fn depth(json: &[u8]) -> usize {
+    let openings = json.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    if openings <= MOST_DEPTH {
+        return openings;
+    }
     let (mut now, mut most, mut in_string, mut escaped) = (0usize, 0, false, false);
     for byte in json {
         match byte {

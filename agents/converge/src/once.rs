@@ -86,7 +86,7 @@ struct Round {
 }
 
 async fn round<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<Round> {
-    let (intent, _) = intent::read(&host.store, &host.node).await?;
+    let intent = intent::read_once(&host.store, &host.node).await?;
     tell_if_empty(host, &intent);
     let mut failed = false;
     for Invalid { key, reason } in &intent.strays {

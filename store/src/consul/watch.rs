@@ -95,7 +95,7 @@ impl Target {
     async fn seen(&self, consul: &Consul, answer: &Documents) -> Result<Token> {
         match self {
             Self::Documents(prefix) => Ok(Token::of(prefix, answer)),
-            Self::Around(_, prefixes) => Ok(consul.read(prefixes).await?.1),
+            Self::Around(_, prefixes) => Ok(Token::of(prefixes, &consul.documents(prefixes).await?)),
         }
     }
 }
