@@ -10,6 +10,8 @@ use store::intent::{App, NodeIntent};
 use store::{AppName, NodeName, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::glance::Glance;
+
 /// One agent: what it does for each app, or for the host as a whole, or both. Everything it does must be safe to be killed
 /// at any instruction, and to be done again.
 pub trait Agent: 'static {
@@ -26,6 +28,12 @@ pub trait Agent: 'static {
     /// logged again. It is tried again after a back-off.
     fn converge(&self, _task: Task) -> impl Future<Output = Result<Outcome>> {
         async { Ok(Outcome::Converged) }
+    }
+
+    /// What tells, for less than an attempt takes, that an attempt at an app would find nothing to do. A single pass asks
+    /// it first, of all apps.
+    fn glance(&self) -> Option<Glance> {
+        None
     }
 
     /// What [`Agent::converge`] would do, a line each; changes nothing.

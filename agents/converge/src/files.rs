@@ -4,12 +4,12 @@
 //! written, so its times stay. Assumes that only one process writes a given path at a time: hold a [`Lock`].
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// Makes `path` a file with these bytes and this mode. Tells whether it had to.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<bool> {
@@ -89,9 +89,19 @@ fn replaceable(path: &Path) -> Result<()> {
 
 /// True when `path` is a file with these bytes and this mode.
 pub fn holds(path: &Path, bytes: &[u8], mode: u32) -> bool {
-    let metadata = fs::symlink_metadata(path);
-    metadata.is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o7777 == mode && m.len() == bytes.len() as u64)
-        && fs::read(path).is_ok_and(|found| found == bytes)
+    let found = || -> io::Result<bool> {
+        // Neither through a link, nor waiting for whoever writes to a pipe.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+        let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let found = file.metadata()?;
+        if !found.is_file() || found.permissions().mode() & 0o7777 != mode || found.len() != bytes.len() as u64 {
+            return Ok(false);
+        }
+        let mut content = vec![0; bytes.len()];
+        file.read_exact(&mut content)?;
+        Ok(content == bytes)
+    };
+    found().unwrap_or(false)
 }
 
 /// Removes a file or link, durably; one that is not there is fine.

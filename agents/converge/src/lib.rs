@@ -8,6 +8,7 @@ mod agent;
 mod args;
 mod backoff;
 pub mod files;
+mod glance;
 mod log;
 mod once;
 mod schedule;
@@ -26,6 +27,7 @@ use tokio::task::LocalSet;
 pub use agent::{Agent, Host, Outcome, Source, Task, Wanted, blocking};
 pub use args::{Args, RunArgs, node_or_default};
 pub use backoff::Backoff;
+pub use glance::Glance;
 
 /// For an agent's `--help`.
 pub const EXIT_STATUS: &str = "\

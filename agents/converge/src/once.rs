@@ -14,12 +14,17 @@ use tracing::{error, info};
 
 use crate::agent::{Agent, Host, Outcome, Task};
 use crate::args::LogFormat;
+use crate::glance::unsettled;
 use crate::schedule::{Verdict, verdicts};
 use crate::watch::tell_if_empty;
 
 /// Attempts every app once, and the host as a whole, all at the same time. Failure when any failed.
 pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCode> {
     let Round { intent, tasks, mut failed } = round(agent, host).await?;
+    let tasks = match agent.glance() {
+        Some(glance) => unsettled(glance, tasks).await,
+        None => tasks,
+    };
     let mut running = JoinSet::new();
     for task in tasks {
         let agent = agent.clone();

@@ -4,9 +4,10 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use anyhow::Result;
-use converge::{Agent, Outcome, Task, Wanted, blocking};
+use converge::{Agent, Glance, Outcome, Task, Wanted, blocking};
 use store::AppName;
 use store::intent::App;
 use store::repository::Repo;
@@ -35,6 +36,13 @@ impl Agent for Preparer {
     /// Nothing that is there is ever removed, so what is not wanted is nobody's business.
     fn present(&self) -> Result<BTreeSet<AppName>> {
         Ok(BTreeSet::new())
+    }
+
+    fn glance(&self) -> Option<Glance> {
+        Some(Arc::new(|_, wanted| match wanted {
+            Wanted::App(app) => look(app).is_ok_and(|plan| plan.is_empty()),
+            Wanted::Unnamed | Wanted::Unknown | Wanted::Held => true,
+        }))
     }
 
     async fn converge(&self, mut task: Task) -> Result<Outcome> {
@@ -71,7 +79,10 @@ impl Agent for Preparer {
 
 /// What is to be done, from what is there now.
 pub(crate) async fn observe(app: &App) -> Result<Plan> {
-    let installs = Installs::of(app);
-    let names = blocking(move || installs.names()).await?;
-    Ok(decide(app, &names))
+    let app = app.clone();
+    blocking(move || look(&app)).await
+}
+
+fn look(app: &App) -> Result<Plan> {
+    Ok(decide(app, &Installs::of(app).names()?))
 }

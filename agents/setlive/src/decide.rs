@@ -160,7 +160,10 @@ pub(crate) fn candidates<'a>(goal: &'a Goal, record: Option<&'a Record>) -> Vec<
         Goal::Unprepared { .. } | Goal::Unusable { .. } | Goal::Nothing { .. } | Goal::Finish => None,
     };
     let recorded = record.into_iter().flat_map(|record| record.healthy.iter().chain(&record.converging));
-    wanted.into_iter().chain(recorded).collect()
+    let mut candidates = wanted.into_iter().chain(recorded).collect::<Vec<_>>();
+    // Most often what is wanted is what runs.
+    candidates.dedup();
+    candidates
 }
 
 /// What to do about an app that another runs here. The store has the last word: what is the same in both passes to it,

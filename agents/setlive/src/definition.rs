@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use store::intent::{App, Timeouts};
 use store::schema::{BaseDir, Health, UserName};
@@ -69,20 +69,12 @@ impl Definition {
     /// The encoding is frozen: a line with its number, then JSON with sorted keys in which what is absent does not
     /// appear. A new optional input therefore changes no digest of those that do not use it.
     pub(crate) fn digest(&self) -> Digest {
-        let mut inputs = json!({
-            "version": self.version,
-            "cluster": self.cluster,
-            "basedir": self.basedir,
-            "entries": self.entries,
-        });
-        if let Some(runas) = &self.runas {
-            inputs["runas"] = json!(runas);
-        }
-        if !self.user_config.is_empty() {
-            inputs["user_config"] = Value::Object(self.user_config.clone());
-        }
+        let Self { version, cluster, basedir, runas, user_config, entries, health: _, timeouts: _ } = self;
+        let runas = runas.as_ref();
+        let inputs = Inputs { basedir, cluster, entries, runas, user_config, version };
+        let inputs = serde_json::to_string(&inputs).expect("its keys are strings");
         let hash = Sha256::digest(format!("platypus definition 1\n{inputs}"));
-        Digest(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+        Digest(format!("{hash:x}"))
     }
 
     pub(crate) fn install(&self, app: &AppName) -> PathBuf {
@@ -108,6 +100,19 @@ impl Definition {
     }
 }
 
+/// What a digest covers, in the order of the keys.
+#[derive(Serialize)]
+struct Inputs<'a> {
+    basedir: &'a BaseDir,
+    cluster: &'a ClusterName,
+    entries: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runas: Option<&'a UserName>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    user_config: &'a Map<String, Value>,
+    version: &'a Version,
+}
+
 /// Where an app's version is unpacked. Whoever unpacks makes it appear as a whole.
 pub(crate) fn install(basedir: &BaseDir, app: &AppName, version: &Version) -> PathBuf {
     basedir.path().join("installs").join(format!("{app}_{version}"))
@@ -128,7 +133,7 @@ fn entries(app: &AppName, install: &Path) -> Result<BTreeMap<String, String>> {
         Err(error) => return Err(error).with_context(|| format!("looking at {}", launch.display())),
     };
     if !metadata.is_dir() {
-        executable(&launch)?;
+        executable(&launch, &metadata)?;
         return Ok([(app.to_string(), "bin/launch".to_owned())].into());
     }
     let mut entries = BTreeMap::new();
@@ -142,15 +147,14 @@ fn entries(app: &AppName, install: &Path) -> Result<BTreeMap<String, String>> {
             "{} cannot name a service: letters, digits, '.', '_', '-', and none of svlogd's own: current, lock, state, config",
             path.display()
         );
-        executable(&path)?;
+        executable(&path, &fs::metadata(&path).with_context(|| format!("looking at {}", path.display()))?)?;
         entries.insert(format!("{app}@{script}"), format!("bin/launch/{script}"));
     }
     ensure!(!entries.is_empty(), "{} is an empty directory: nothing to run", launch.display());
     Ok(entries)
 }
 
-fn executable(path: &Path) -> Result<()> {
-    let metadata = fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?;
+fn executable(path: &Path, metadata: &Metadata) -> Result<()> {
     let good = metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
     ensure!(good, "{} is not an executable file: mend the artifact, under a new version", path.display());
     Ok(())
@@ -158,6 +162,8 @@ fn executable(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use serde_json::json;
+
     use super::*;
 
     /// A definition of `version`, complete but for what a test changes.

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use converge::files;
-use converge::{Agent, Host, Outcome, Source, Task, Wanted, blocking};
+use converge::{Agent, Glance, Host, Outcome, Source, Task, Wanted, blocking};
 use store::intent::looks_gone;
 use store::{AppName, ClusterName, NodeName};
 
@@ -117,8 +117,19 @@ impl Agent for Setlive {
         self.site.records.apps()
     }
 
+    fn glance(&self) -> Option<Glance> {
+        let site = self.site.clone();
+        // What went wrong is for an attempt to say.
+        Some(Arc::new(move |app, wanted| site.is_settled(app, wanted).unwrap_or(false)))
+    }
+
     async fn converge(&self, mut task: Task) -> Result<Outcome> {
         let wanted = task.wanted();
+        let (site, app, asked) = (self.site.clone(), task.app.clone(), wanted.clone());
+        // Only who acts needs the lock, and looks again under it.
+        if blocking(move || site.is_settled(&app, &asked)).await? {
+            return Ok(Outcome::Converged);
+        }
         if !self.confirm(&task, &wanted).await? {
             return Ok(Outcome::Converged);
         }
@@ -160,7 +171,8 @@ impl Setlive {
     /// is asked twice, so that one in the middle of something is not taken at its word.
     async fn confirm(&self, task: &Task, wanted: &Wanted) -> Result<bool> {
         let (site, app, asked) = (self.site.clone(), task.app.clone(), wanted.clone());
-        let Some(runs_in) = blocking(move || site.concern(&app, &asked)).await? else { return Ok(false) };
+        let concern = blocking(move || Ok(site.concern(&asked, site.records.load(&app)?.as_ref()))).await?;
+        let Some(runs_in) = concern else { return Ok(false) };
         if let (Wanted::Unnamed, Some(cluster)) = (wanted, runs_in) {
             let ask = || looks_gone(&task.host.store, &task.host.node, &task.app, &cluster);
             ask().await.context("held as it is")?;
@@ -208,6 +220,10 @@ fn goal(app: &AppName, wanted: &Wanted) -> Goal {
         Wanted::Unnamed => return Goal::Nothing { why: "it was taken off this node" },
     };
     let Some(version) = &wanted.active else { return Goal::Nothing { why: "no version is active" } };
+    // Most often it is there. It may also come between one question and the next, so this is the last one too.
+    if let Ok(definition) = Definition::new(wanted, version) {
+        return Goal::Run(definition);
+    }
     let install = definition::install(&wanted.basedir, app, version);
     match install.try_exists() {
         Ok(true) => {}
@@ -221,17 +237,32 @@ fn goal(app: &AppName, wanted: &Wanted) -> Goal {
 }
 
 impl Site {
-    /// `None` when there is nothing to look at: what is not ours and not wanted either. Else where it runs, if it does.
-    fn concern(&self, app: &AppName, wanted: &Wanted) -> Result<Option<Option<ClusterName>>> {
+    /// Whether an attempt would find nothing to do.
+    fn is_settled(&self, app: &AppName, wanted: &Wanted) -> Result<bool> {
         let record = self.records.load(app)?;
-        Ok(match (wanted, record) {
+        match (wanted, self.concern(wanted, record.as_ref())) {
+            (_, None) => Ok(true),
+            // The store has to confirm that.
+            (Wanted::Unnamed, Some(_)) => Ok(false),
+            (Wanted::App(_) | Wanted::Unknown | Wanted::Held, Some(_)) => {
+                let goal = goal(app, wanted);
+                let seen = self.observe(app, &goal, record)?;
+                Ok(decide(&goal, &seen) == Decision::Converged)
+            }
+        }
+    }
+
+    /// `None` when there is nothing to look at: what is not ours and not wanted either. Else where it runs, if it does.
+    fn concern(&self, wanted: &Wanted, record: Option<&Record>) -> Option<Option<ClusterName>> {
+        let runs_in = |record: &Record| Some(record.cluster.clone());
+        match (wanted, record) {
             (Wanted::Held, _) => None,
             (Wanted::Unnamed | Wanted::Unknown, record) => {
-                record.filter(|record| self.owner(record) == Owner::Us).map(|record| Some(record.cluster))
+                record.filter(|record| self.owner(record) == Owner::Us).map(runs_in)
             }
             (Wanted::App(app), None) => app.active.is_some().then_some(None),
-            (Wanted::App(_), Some(record)) => Some(Some(record.cluster)),
-        })
+            (Wanted::App(_), Some(record)) => Some(runs_in(record)),
+        }
     }
 
     fn owner(&self, record: &Record) -> Owner {
@@ -254,16 +285,24 @@ impl Site {
             definitions.iter().filter(|definition| is(definition)).map(|definition| definition.digest()).collect()
         };
         let on_disk = digests(&|definition| self.places.hold(app, definition));
-        let installed = digests(&|definition| definition.install(app).is_dir());
+        // A goal is to run only what is there.
+        let is_goal = |definition: &Definition| matches!(goal, Goal::Run(wanted) if wanted == definition);
+        let installed = digests(&|definition| is_goal(definition) || definition.install(app).is_dir());
         let owner = record.as_ref().map_or(Owner::Us, |record| self.owner(record));
-        Ok(Seen { services, on_disk, installed, owner, adopt: self.adopt, record: record.clone() })
+        Ok(Seen { services, on_disk, installed, owner, adopt: self.adopt, record })
     }
 
     fn service(&self, service: &str) -> Result<Service> {
         let (link, staged) = (self.places.link(service), self.places.staged(service));
-        if fs::symlink_metadata(&link).is_err() && fs::symlink_metadata(&staged).is_err() {
-            return Ok(Service::Absent);
+        let is_there = || fs::symlink_metadata(&link).is_ok() || fs::symlink_metadata(&staged).is_ok();
+        match &self.control {
+            // Of what runsv looks after there is no question whether it is there.
+            Control::Supervise => match self.control.observe(&staged)? {
+                Service::Unsupervised if !is_there() => Ok(Service::Absent),
+                seen => Ok(seen),
+            },
+            Control::Sv(_) if is_there() => self.control.observe(&staged),
+            Control::Sv(_) => Ok(Service::Absent),
         }
-        self.control.observe(&staged)
     }
 }

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use store::AppName;
 
 use crate::runit::until;
@@ -37,6 +39,18 @@ impl Process {
             group: Pid::from_raw(group)?,
             is_dead: matches!(state, "Z" | "X"),
         })
+    }
+}
+
+/// Whether there is such a process, and it has not ended.
+pub(crate) fn is_alive(pid: i32) -> bool {
+    let Some(id) = Pid::from_raw(pid) else { return false };
+    match pidfd_open(id, PidfdFlags::empty()) {
+        // It can be read from once the process has ended, also when nobody has waited for it yet.
+        Ok(process) => poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&Timespec::default())) != Ok(1),
+        Err(Errno::SRCH) => false,
+        // The kernel does not know how.
+        Err(_) => Process::of(pid).is_some_and(|process| !process.is_dead),
     }
 }
 

@@ -4,8 +4,8 @@
 //! stopped has no process left, neither its own nor one of its process group. Assumes run scripts that make a process
 //! group of their own (`chpst -P`); a group that is not the service's own is never signalled.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,9 +41,7 @@ impl Control {
                 None => Service::Unsupervised,
                 Some(Status { wanted_up: false, .. }) => Service::Stopped,
                 // runsv may take its time to notice that a process has died.
-                Some(Status { pid: Some(pid), .. }) if processes::Process::of(pid).is_some_and(|p| !p.is_dead) => {
-                    Service::Running { pid }
-                }
+                Some(Status { pid: Some(pid), .. }) if processes::is_alive(pid) => Service::Running { pid },
                 Some(Status { .. }) => Service::Failing,
             }),
             Self::Sv(sv) => sv_status(sv, dir),
@@ -119,19 +117,23 @@ fn supervised(dir: &Path) -> Result<Option<Status>> {
         Err(error) => return Err(error).with_context(|| format!("asking for the runsv of {}", dir.display())),
     }
     let path = dir.join("supervise/status");
-    match fs::read(&path) {
-        Ok(bytes) => parse_status(&bytes).map(Some).with_context(|| format!("reading {}", path.display())),
+    // A byte more than there is to read, to see that there is no more.
+    let mut bytes = [0; STATUS_BYTES + 1];
+    match File::open(&path).and_then(|mut file| file.read(&mut bytes)) {
+        Ok(length) => parse_status(&bytes[..length]).map(Some).with_context(|| format!("reading {}", path.display())),
         // runsv makes `ok` before its first status.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
     }
 }
 
+const STATUS_BYTES: usize = 20;
+
 /// 20 bytes: since when (12), pid (4, little endian), paused, wanted ('u' or 'd'), got TERM, state (0 is down, 1 is up,
 /// 2 is finishing). From runsv.c of runit 2.1.2.
 fn parse_status(bytes: &[u8]) -> Result<Status> {
     let [.., p0, p1, p2, p3, _paused, wanted, _term, state] = bytes else { bail!("it has {} bytes", bytes.len()) };
-    anyhow::ensure!(bytes.len() == 20, "it has {} bytes", bytes.len());
+    anyhow::ensure!(bytes.len() == STATUS_BYTES, "it has {} bytes", bytes.len());
     let pid = i32::from_le_bytes([*p0, *p1, *p2, *p3]);
     Ok(Status { pid: (*state == 1 && pid > 0).then_some(pid), wanted_up: *wanted == b'u' })
 }

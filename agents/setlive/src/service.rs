@@ -105,7 +105,7 @@ impl Places {
     fn files(&self, app: &AppName, definition: &Definition) -> Vec<Owned> {
         let config = Owned::File {
             path: definition.config_path(),
-            text: serde_json::Value::Object(definition.user_config.clone()).to_string(),
+            text: serde_json::to_string(&definition.user_config).expect("its keys are strings"),
             mode: 0o644,
         };
         let mut owned = vec![config];

@@ -182,7 +182,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let directory = Directory::open(root.path().to_owned());
         let prefix = Prefix::parse("nodes/web1/").unwrap();
-        let token = Token::of(&[prefix.clone()], &directory.documents(&[prefix]).await.unwrap());
+        let token = Token::of(
+            std::slice::from_ref(&prefix),
+            &directory.documents(std::slice::from_ref(&prefix)).await.unwrap(),
+        );
         let mut changed = std::pin::pin!(changed(root.path(), &token, None));
         assert!(tokio::time::timeout(POLL * 2, &mut changed).await.is_err());
         std::fs::create_dir_all(root.path().join("nodes/web1")).unwrap();
