@@ -6,6 +6,7 @@ use std::fs::{self, Metadata};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,26 @@ pub(crate) struct Definition {
     pub(crate) entries: BTreeMap<String, String>,
     pub(crate) health: Option<Health>,
     pub(crate) timeouts: Timeouts,
+    #[serde(skip)]
+    digest: Memo,
+}
+
+/// A definition's digest once it was asked for: that is often, and takes longer than all else of a look at an app.
+#[derive(Debug, Default)]
+struct Memo(OnceLock<Digest>);
+
+/// A clone may be made into another definition.
+impl Clone for Memo {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// It says nothing that the rest of a definition does not.
+impl PartialEq for Memo {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// Names a definition by its inputs. Two definitions with one digest run the same.
@@ -60,6 +81,7 @@ impl Definition {
             entries: entries(&app.name, &install)?,
             health: app.health.clone(),
             timeouts: app.timeouts,
+            digest: Memo::default(),
         })
     }
 
@@ -69,7 +91,11 @@ impl Definition {
     /// The encoding is frozen: a line with its number, then JSON with sorted keys in which what is absent does not
     /// appear. A new optional input therefore changes no digest of those that do not use it.
     pub(crate) fn digest(&self) -> Digest {
-        let Self { version, cluster, basedir, runas, user_config, entries, health: _, timeouts: _ } = self;
+        self.digest.0.get_or_init(|| self.digest_inputs()).clone()
+    }
+
+    fn digest_inputs(&self) -> Digest {
+        let Self { version, cluster, basedir, runas, user_config, entries, health: _, timeouts: _, digest: _ } = self;
         let runas = runas.as_ref();
         let inputs = Inputs { basedir, cluster, entries, runas, user_config, version };
         let inputs = serde_json::to_string(&inputs).expect("its keys are strings");
