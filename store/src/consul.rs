@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use self::client::{Answer, Client, Entry, Request, TIMEOUT};
 use self::settings::Settings;
 use self::watch::Queries;
-use crate::{Document, Documents, Expected, Key, Prefix, Revision, Token};
+use crate::{Document, Documents, Expected, Key, Prefix, Revision, Tell, Token};
 
 /// The most operations that `/v1/txn` takes on Consul 1.8; later ones take more.
 const MOST_OPERATIONS: usize = 64;
@@ -68,13 +68,21 @@ impl Consul {
         let everything = [Prefix::everything()];
         // A transaction takes no empty prefix, and nothing is missing from everything.
         let asked = if prefixes.contains(&everything[0]) { &everything } else { prefixes };
-        match asked {
-            [] => Ok(Documents::new()),
+        let mut documents = Documents::new();
+        self.each(asked, &mut |_, some| documents.extend(some)).await?;
+        Ok(documents)
+    }
+
+    /// Not for an empty prefix beside others.
+    pub(crate) async fn each(&self, prefixes: &[Prefix], tell: &mut Tell<'_>) -> Result<()> {
+        match prefixes {
+            [] => Ok(()),
             [prefix] => {
                 let answer = self.client.query(prefix, format!("{}?recurse&consistent", path(prefix)), TIMEOUT).await?;
-                Ok(listed(answer)?.1)
+                tell(prefixes, listed(answer)?.1);
+                Ok(())
             }
-            _ => self.read_all(asked).await,
+            _ => self.in_transactions(prefixes, tell).await,
         }
     }
 
@@ -139,21 +147,23 @@ impl Consul {
         self.client.send(request).await?.json()
     }
 
-    /// In transactions, a few at once.
-    async fn read_all(&self, prefixes: &[Prefix]) -> Result<Documents> {
+    /// A few at once.
+    async fn in_transactions(&self, prefixes: &[Prefix], tell: &mut Tell<'_>) -> Result<()> {
         let mut waiting = prefixes.chunks(MOST_OPERATIONS).map(<[Prefix]>::to_vec);
         let mut running = JoinSet::new();
-        let mut documents = Documents::new();
         loop {
             while running.len() < TRANSACTIONS_AT_ONCE
                 && let Some(chunk) = waiting.next()
             {
                 let consul = self.clone();
-                running.spawn(async move { consul.transaction(&chunk).await });
+                running.spawn(async move { consul.transaction(&chunk).await.map(|documents| (chunk, documents)) });
             }
             match running.join_next().await {
-                Some(read) => documents.extend(read.context("a transaction's task ended early")??),
-                None => return Ok(documents),
+                Some(read) => {
+                    let (chunk, documents) = read.context("a transaction's task ended early")??;
+                    tell(&chunk, documents);
+                }
+                None => return Ok(()),
             }
         }
     }

@@ -108,19 +108,62 @@ impl Listing {
 
     /// What the node shall run, given its clusters' documents.
     pub fn intent(self, clusters: &Documents) -> NodeIntent {
-        let mut basedirs = Vec::new();
-        let mut apps = BTreeMap::new();
-        for (name, node) in self.apps {
-            let app = node.and_then(|node| {
-                let key = IntentKey::DeployConfig(name.clone(), node.cluster.clone()).key();
-                let deploy = parse::<DeployConfig>(key.as_str(), look_up(clusters, key.as_str()))?;
-                // Also of an app whose config turns out invalid: what it runs lives there all the same.
-                basedirs.push((name.clone(), key.to_string(), deploy.basedir.clone()));
-                app(&name, node, deploy, clusters)
-            });
-            apps.insert(name, app);
+        let mut reading = Reading::of(self);
+        let all = reading.waiting.keys().cloned().collect::<Vec<_>>();
+        reading.add(&all, clusters);
+        reading.intent()
+    }
+}
+
+/// An app's basedir, and the key that says so.
+type Claim = (AppName, String, BaseDir);
+
+/// A node's intent while its clusters' documents come in.
+struct Reading {
+    /// The apps of which nothing came yet, by where it will come from.
+    waiting: BTreeMap<Prefix, (AppName, NodeDocument)>,
+    apps: BTreeMap<AppName, Result<App, Invalid>>,
+    strays: Vec<Invalid>,
+    /// Also of an app whose config turns out invalid: what it runs lives there all the same.
+    basedirs: Vec<Claim>,
+}
+
+impl Reading {
+    fn of(listing: Listing) -> Self {
+        let Listing { apps: named, strays } = listing;
+        let (mut waiting, mut apps) = (BTreeMap::new(), BTreeMap::new());
+        for (name, node) in named {
+            match node {
+                Ok(node) => drop(waiting.insert(cluster_prefix(&name, &node.cluster), (name, node))),
+                Err(invalid) => drop(apps.insert(name, Err(invalid))),
+            }
         }
-        for (name, invalid) in overlaps(&basedirs) {
+        Self { waiting, apps, strays, basedirs: Vec::new() }
+    }
+
+    /// All that is under these prefixes has come.
+    fn add(&mut self, prefixes: &[Prefix], clusters: &Documents) {
+        for (name, node) in prefixes.iter().filter_map(|prefix| self.waiting.remove(prefix)).collect::<Vec<_>>() {
+            let app = self.app(&name, node, clusters);
+            self.apps.insert(name, app);
+        }
+    }
+
+    fn app(&mut self, name: &AppName, node: NodeDocument, clusters: &Documents) -> Result<App, Invalid> {
+        let key = IntentKey::DeployConfig(name.clone(), node.cluster.clone()).key();
+        let deploy = parse::<DeployConfig>(key.as_str(), look_up(clusters, key.as_str()))?;
+        self.basedirs.push((name.clone(), key.to_string(), deploy.basedir.clone()));
+        app(name, node, deploy, clusters)
+    }
+
+    fn intent(mut self) -> NodeIntent {
+        // Whatever came, no app that is named is left out: it would look as if it were not.
+        let rest = self.waiting.keys().cloned().collect::<Vec<_>>();
+        self.add(&rest, &Documents::new());
+        let mut apps = self.apps;
+        // What is said of two that overlap does not depend on which came first.
+        self.basedirs.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+        for (name, invalid) in overlaps(&self.basedirs) {
             apps.entry(name).and_modify(|app| *app = Err(invalid));
         }
         NodeIntent { apps, strays: self.strays }
@@ -142,8 +185,11 @@ pub async fn read(store: &Store, node: &NodeName) -> Result<(NodeIntent, Token)>
 /// that of a token.
 pub async fn read_once(store: &Store, node: &NodeName) -> Result<NodeIntent> {
     let listing = Listing::new(node, &store.documents(&[node_prefix(node)]).await?);
-    let clusters = store.documents(&listing.prefixes()).await?;
-    Ok(listing.intent(&clusters))
+    let prefixes = listing.prefixes();
+    let mut reading = Reading::of(listing);
+    // What has come is made sense of while the store works on the rest.
+    store.each(&prefixes, &mut |prefixes, documents| reading.add(prefixes, &documents)).await?;
+    Ok(reading.intent())
 }
 
 /// Whether `node` is really to run `app` no more: the store *says* that `nodes/<node>/<app>` is absent, and that the
@@ -201,16 +247,15 @@ fn parse<T: Parse>(key: &str, document: Option<&Result<Document, String>>) -> Re
 }
 
 /// Apps of which one's basedir is, or is inside, the other's: both are invalid, since each would write into the other.
-fn overlaps(basedirs: &[(AppName, String, BaseDir)]) -> BTreeMap<AppName, Invalid> {
-    let clash =
-        |(_, key, basedir): &(AppName, String, BaseDir), (with, _, other): &(AppName, String, BaseDir)| Invalid {
-            key: key.clone(),
-            reason: format!(
-                "basedir {} and {with}'s, {}, overlap: give each app one of its own",
-                basedir.as_str(),
-                other.as_str()
-            ),
-        };
+fn overlaps(basedirs: &[Claim]) -> BTreeMap<AppName, Invalid> {
+    let clash = |(_, key, basedir): &Claim, (with, _, other): &Claim| Invalid {
+        key: key.clone(),
+        reason: format!(
+            "basedir {} and {with}'s, {}, overlap: give each app one of its own",
+            basedir.as_str(),
+            other.as_str()
+        ),
+    };
     let mut found = BTreeMap::new();
     for (inner, outer) in nested(basedirs, |(_, _, basedir)| basedir) {
         found.insert(inner.0.clone(), clash(inner, outer));

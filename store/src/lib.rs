@@ -32,6 +32,9 @@ pub enum Store {
     Directory(Directory),
 }
 
+/// Is told which prefixes have come whole, and what is under them.
+type Tell<'a> = dyn FnMut(&[Prefix], Documents) + Send + 'a;
+
 /// What a compare-and-set expects to find.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expected {
@@ -109,6 +112,17 @@ impl Store {
         match self {
             Self::Consul(consul) => consul.documents(prefixes).await,
             Self::Directory(directory) => directory.documents(prefixes).await,
+        }
+    }
+
+    /// Reads every document under `prefixes` as [`Store::documents`] does, and tells of them as they come.
+    pub(crate) async fn each(&self, prefixes: &[Prefix], tell: &mut Tell<'_>) -> Result<()> {
+        match self {
+            Self::Consul(consul) => consul.each(prefixes, tell).await,
+            Self::Directory(directory) => {
+                tell(prefixes, directory.documents(prefixes).await?);
+                Ok(())
+            }
         }
     }
 
