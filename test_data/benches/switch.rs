@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fixtures::{Agent, Behaviour, Host, Scratch, Slug, median};
+use fixtures::{Agent, Behaviour, Consul, Host, Scratch, Slug, median};
 use serde_json::json;
 
 const SWITCHES: usize = 9;
@@ -19,7 +19,7 @@ const LIVED: Duration = Duration::from_millis(1200);
 fn main() {
     println!("median of {SWITCHES}, from the put to the new process answering:");
     let host = || Host::within(Scratch::in_memory()).with_runsvdir();
-    for (store, host) in [("directory", host()), ("consul", host().with_consul())] {
+    for (store, host) in [("directory", host()), ("consul", host().with_consul(Consul::start_server))] {
         let agent = deploy(&host);
         let mut totals = Vec::new();
         let mut parts = BTreeMap::<String, Vec<f64>>::new();

@@ -19,11 +19,21 @@ use crate::{Scratch, eventually, free_port};
 /// A dev agent answers after a third of a second; a busy machine may take its time.
 const READY: Duration = Duration::from_secs(60);
 
-/// A `consul agent -dev` that is killed when dropped.
+/// How it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// By `-dev`: in memory, with every answer indented and every request logged.
+    Development,
+    /// As operators run one, with its data in the scratch directory.
+    Server,
+}
+
+/// A Consul that is killed when dropped.
 #[derive(Debug)]
 pub struct Consul {
     dir: PathBuf,
     port: u16,
+    mode: Mode,
     /// What `acl.tokens.master` in the test's own configuration says.
     token: Option<String>,
     child: Mutex<Child>,
@@ -34,8 +44,17 @@ impl Consul {
         Self::start_with(scratch, "{}")
     }
 
+    /// As operators run one: for what is measured. It takes a second longer, and keeps its keys over a restart.
+    pub fn start_server(scratch: &Scratch) -> Self {
+        Self::start_in(Mode::Server, scratch, "{}")
+    }
+
     /// With more configuration, as Consul reads it from a JSON file. Our own requests use its `acl.tokens.master`.
     pub fn start_with(scratch: &Scratch, config_json: &str) -> Self {
+        Self::start_in(Mode::Development, scratch, config_json)
+    }
+
+    fn start_in(mode: Mode, scratch: &Scratch, config_json: &str) -> Self {
         assert!(installed("consul"), "consul is not installed: run kickstart/setup");
         let config: Value = serde_json::from_str(config_json).expect("the configuration is JSON");
         let token = config.pointer("/acl/tokens/master").and_then(Value::as_str).map(str::to_owned);
@@ -44,9 +63,9 @@ impl Consul {
             let port = free_port();
             let dir = scratch.path().join(format!("consul-{port}"));
             configure(&dir, port, config_json);
-            let mut child = spawn(&dir);
+            let mut child = spawn(mode, &dir);
             if wait_until_ready(&mut child, port, token.as_deref()) {
-                return Self { dir, port, token, child: Mutex::new(child) };
+                return Self { dir, port, mode, token, child: Mutex::new(child) };
             }
             let log = log(&dir);
             assert!(log.contains("address already in use"), "consul does not start:\n{log}");
@@ -107,7 +126,7 @@ impl Consul {
     pub fn restart(&self) {
         self.kill();
         let mut child = self.child();
-        *child = spawn(&self.dir);
+        *child = spawn(self.mode, &self.dir);
         let ready = wait_until_ready(&mut child, self.port, self.token.as_deref());
         assert!(ready, "consul does not start again:\n{}", log(&self.dir));
     }
@@ -147,6 +166,8 @@ impl Drop for Consul {
 
 fn configure(dir: &Path, http: u16, config_json: &str) {
     let ours = json!({
+        // Nobody to wait for.
+        "performance": {"raft_multiplier": 1},
         "bind_addr": "127.0.0.1",
         "node_name": format!("test-{http}"),
         "ports": {
@@ -163,11 +184,15 @@ fn configure(dir: &Path, http: u16, config_json: &str) {
     fs::write(conf.join("2-test.json"), config_json).expect("it can be written");
 }
 
-fn spawn(dir: &Path) -> Child {
+fn spawn(mode: Mode, dir: &Path) -> Child {
     let log = File::create(dir.join("log")).expect("the log can be made");
-    Command::new("consul")
-        .args(["agent", "-dev", "-config-dir"])
-        .arg(dir.join("conf"))
+    let mut consul = Command::new("consul");
+    consul.arg("agent").arg("-config-dir").arg(dir.join("conf"));
+    match mode {
+        Mode::Development => consul.arg("-dev"),
+        Mode::Server => consul.args(["-server", "-bootstrap-expect=1", "-data-dir"]).arg(dir.join("data")),
+    };
+    consul
         // What the machine's own Consul is told is not for this one.
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())

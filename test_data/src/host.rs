@@ -54,7 +54,7 @@ impl Host {
 
     /// With a runsvdir, on a real Consul.
     pub fn on_consul() -> Self {
-        Self::new().with_consul()
+        Self::new().with_consul(Consul::start)
     }
 
     pub fn without_runit() -> Self {
@@ -68,8 +68,8 @@ impl Host {
     }
 
     #[must_use]
-    pub fn with_consul(self) -> Self {
-        let consul = Consul::start(&self.scratch);
+    pub fn with_consul(self, start: fn(&Scratch) -> Consul) -> Self {
+        let consul = start(&self.scratch);
         Self { consul: Some(consul), ..self }
     }
 

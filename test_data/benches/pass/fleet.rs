@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
 
-use fixtures::{Host, Scratch, pass};
+use fixtures::{Consul, Host, Scratch, pass};
 use serde_json::json;
 
 use crate::client::Client;
@@ -24,7 +24,7 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn new() -> Self {
-        Self { host: Host::within(Scratch::in_memory()).with_runsvdir().with_consul(), apps: 0 }
+        Self { host: Host::within(Scratch::in_memory()).with_runsvdir().with_consul(Consul::start_server), apps: 0 }
     }
 
     /// Makes it so many apps, all converged.
