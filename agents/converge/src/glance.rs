@@ -87,3 +87,56 @@ impl Looks {
         unsettled.map(|(task, _)| task.clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Barrier, Mutex};
+
+    use store::Store;
+    use tokio::sync::{Semaphore, watch};
+
+    use super::*;
+    use crate::agent::{Host, Source};
+
+    fn tasks(apps: &[&str]) -> Vec<Task> {
+        let host = Host {
+            node: "web1".parse().unwrap(),
+            store: Store::open(Some("file:nowhere")).unwrap(),
+            source: Source::Store,
+            read_only: false,
+            permits: Arc::new(Semaphore::new(1)),
+        };
+        let wanted = watch::Sender::new(Wanted::Unnamed).subscribe();
+        let task = |app: &&str| Task { app: app.parse().unwrap(), host: host.clone(), wanted: wanted.clone() };
+        apps.iter().map(task).collect()
+    }
+
+    async fn left(apps: &[&str], glance: Glance) -> Vec<String> {
+        unsettled(glance, tasks(apps)).await.iter().map(|task| task.app.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_settled_is_not_attempted_and_the_rest_is() {
+        let glance: Glance = Arc::new(|app, _| app.as_str() != "b");
+        assert_eq!(left(&["a", "b", "c"], glance).await, ["b"]);
+        assert_eq!(left(&[], Arc::new(|_, _| true)).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn an_app_that_hangs_is_left_to_an_attempt_and_so_is_whatever_comes_after_it() {
+        let (gate, looked) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new(Vec::new())));
+        let glance: Glance = {
+            let (gate, looked) = (gate.clone(), looked.clone());
+            Arc::new(move |app, _| {
+                looked.lock().unwrap().push(app.to_string());
+                if app.as_str() == "hangs" {
+                    gate.wait();
+                }
+                true
+            })
+        };
+        assert_eq!(left(&["a", "hangs", "z"], glance).await, ["hangs", "z"]);
+        gate.wait();
+        assert_eq!(*looked.lock().unwrap(), ["a", "hangs"]);
+    }
+}

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
-use converge::{Agent, Host, Outcome, Task};
+use converge::{Agent, Glance, Host, Outcome, Task};
 use iptables::{Filter, PacketFilter};
 use preparer::{Preparer, Repo};
 use setlive::{Places, Setlive};
@@ -34,6 +35,11 @@ impl Direct {
 impl Agent for Direct {
     fn present(&self) -> Result<BTreeSet<AppName>> {
         self.setlive.present()
+    }
+
+    fn glance(&self) -> Option<Glance> {
+        let (prepared, live) = (self.preparer.glance()?, self.setlive.glance()?);
+        Some(Arc::new(move |app, wanted| prepared(app, wanted) && live(app, wanted)))
     }
 
     /// One after the other, so that a single pass is enough.

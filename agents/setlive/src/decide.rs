@@ -14,6 +14,7 @@ use crate::record::{Failure, Record};
 
 /// What intent comes to on this host.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(crate) enum Goal {
     /// Run this.
     Run(Definition),
@@ -209,9 +210,9 @@ fn in_the_way(goal: &Goal, seen: &Seen) -> Option<String> {
 fn run(wanted: &Definition, seen: &Seen) -> Decision {
     let Some(record) = &seen.record else { return toward(wanted, seen) };
     // Not the failure of what would be gone back to: that is news as long as it lasts.
-    let fallback = record.healthy.as_ref().map(Definition::digest);
+    let is_fallback = |digest: &Digest| record.healthy.as_ref().is_some_and(|healthy| healthy.digest() == *digest);
     let is_past = |digest: &Digest, failure: &Failure| {
-        let another = failure.version != wanted.version && fallback.as_ref() != Some(digest);
+        let another = failure.version != wanted.version && !is_fallback(digest);
         another || *digest == wanted.digest() && failure.health != wanted.health
     };
     let past = record.failed.iter().filter(|(digest, failure)| is_past(digest, failure));
@@ -260,7 +261,8 @@ fn toward(target: &Definition, seen: &Seen) -> Decision {
             let from = record.healthy.as_ref().filter(on_disk).unwrap_or(begun).clone();
             Decision::Replace { from: Some(from), to: target.clone(), permission: Permission::NotNeeded }
         }
-        None if record.healthy.as_ref().is_some_and(|healthy| healthy.digest() == digest) => {
+        // Most often it is the same in all, and needs no digest to tell.
+        None if record.healthy.as_ref().is_some_and(|healthy| healthy == target || healthy.digest() == digest) => {
             settled(target, seen, record, written)
         }
         None => {
