@@ -14,7 +14,6 @@ use serde_json::{Map, Value};
 use crate::document::{Key, Prefix};
 use crate::name::{AppName, ClusterName, NodeName, Version};
 
-use values::PORT_FIELDS;
 pub(crate) use values::map_without_duplicates;
 pub use values::{BaseDir, InstallPath, Port, PortNumber, Protocol, Seconds, UrlPath, UserName};
 
@@ -56,31 +55,14 @@ impl IntentKey {
     /// Checks a document for this key as every agent will. `Ok` carries the fields that nobody knows, as dotted paths:
     /// allowed, but often a slip of the pen.
     pub fn check(&self, bytes: &[u8]) -> Result<Vec<String>> {
-        let mut unknown = match self {
-            Self::Node(..) => NodeDocument::parse(bytes)?.unknown.names(""),
+        match self {
+            Self::Node(..) => NodeDocument::parse(bytes).map(|_| unknown::<NodeDocument>(bytes)),
             Self::Config(..) => {
-                let config = Config::parse(bytes)?;
-                config.active()?;
-                let health = config.health.map(|health| health.unknown.names("health."));
-                [config.unknown.names(""), health.unwrap_or_default()].concat()
+                Config::parse(bytes)?.active()?;
+                Ok(unknown::<Config>(bytes))
             }
-            Self::DeployConfig(..) => DeployConfig::parse(bytes)?.unknown.names(""),
-        };
-        let document = serde_json::from_slice::<Value>(bytes)?;
-        unknown.extend(match self {
-            Self::Node(..) => Vec::new(),
-            Self::Config(..) => {
-                let of = |check: &str, known: &[&str]| {
-                    others(document.pointer(&format!("/health/{check}")), &format!("health.{check}"), known)
-                };
-                [of("http", &["port", "path"]), of("tcp", &["port"])].concat()
-            }
-            Self::DeployConfig(..) => {
-                let ports = document.get("ports").and_then(Value::as_array).into_iter().flatten().enumerate();
-                ports.flat_map(|(n, port)| others(Some(port), &format!("ports[{n}]"), PORT_FIELDS)).collect()
-            }
-        });
-        Ok(unknown)
+            Self::DeployConfig(..) => DeployConfig::parse(bytes).map(|_| unknown::<DeployConfig>(bytes)),
+        }
     }
 }
 
@@ -102,8 +84,6 @@ pub struct NodeDocument {
     /// Leave this app on this node alone: an operator is at work on it.
     #[serde(default)]
     pub hold: bool,
-    #[serde(flatten)]
-    unknown: Unknown,
 }
 
 /// `clusters/<app>/<cluster>/config`.
@@ -128,8 +108,6 @@ pub struct Config {
     /// For `bin/disable`.
     #[serde(default = "Seconds::thirty")]
     pub disable_seconds: Seconds,
-    #[serde(flatten)]
-    unknown: Unknown,
 }
 
 fn versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Version, Status>, D::Error> {
@@ -173,7 +151,6 @@ pub struct Health {
     pub timeout: Seconds,
     /// From the start to the first passing try; then the version has failed.
     pub deadline: Seconds,
-    unknown: Unknown,
 }
 
 /// One way of asking an instance how it is. Ports are on this host.
@@ -213,8 +190,6 @@ struct HealthFields {
     timeout_seconds: Seconds,
     #[serde(default = "Seconds::thirty")]
     deadline_seconds: Seconds,
-    #[serde(flatten)]
-    unknown: Unknown,
 }
 
 impl TryFrom<HealthFields> for Health {
@@ -231,7 +206,6 @@ impl TryFrom<HealthFields> for Health {
             interval: fields.interval_seconds,
             timeout: fields.timeout_seconds,
             deadline: fields.deadline_seconds,
-            unknown: fields.unknown,
         })
     }
 }
@@ -250,7 +224,6 @@ impl From<Health> for HealthFields {
             interval_seconds: health.interval,
             timeout_seconds: health.timeout,
             deadline_seconds: health.deadline,
-            unknown: health.unknown,
         }
     }
 }
@@ -265,8 +238,6 @@ pub struct DeployConfig {
     pub runas: Option<UserName>,
     #[serde(default)]
     pub ports: Vec<Port>,
-    #[serde(flatten)]
-    unknown: Unknown,
 }
 
 /// Documents that are parsed from the bytes that a store holds.
@@ -313,20 +284,24 @@ impl Parse for NodeDocument {}
 impl Parse for Config {}
 impl Parse for DeployConfig {}
 
-/// The fields of an object that are not `known`, for the types that do not keep them.
-fn others(object: Option<&Value>, path: &str, known: &[&str]) -> Vec<String> {
-    let names = object.and_then(Value::as_object).into_iter().flat_map(Map::keys);
-    names.filter(|name| !known.contains(&name.as_str())).map(|name| format!("{path}.{name}")).collect()
+/// The fields of a document that nobody asks for.
+fn unknown<T: Parse>(bytes: &[u8]) -> Vec<String> {
+    let mut unknown = Vec::new();
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    // What it parses to, if it does, is known already.
+    let _ = serde_ignored::deserialize::<_, _, T>(&mut json, |path| unknown.push(dotted(&path)));
+    unknown
 }
 
-/// The fields of an object that nobody asked for.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-struct Unknown(Map<String, Value>);
-
-impl Unknown {
-    fn names(&self, path: &str) -> Vec<String> {
-        self.0.keys().map(|name| format!("{path}{name}")).collect()
+/// `ports[0].prot`.
+fn dotted(path: &serde_ignored::Path) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", dotted(parent)),
+        Path::Map { parent: Path::Root, key } => key.clone(),
+        Path::Map { parent, key } => format!("{}.{key}", dotted(parent)),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => dotted(parent),
     }
 }
 
@@ -414,7 +389,7 @@ mod tests {
             (DEPLOY, r#"{"basedir": "/a", "runas": "root:x"}"#, "not a user's name"),
             (DEPLOY, r#"{"basedir": "/a", "ports": [0]}"#, "port 0"),
             (DEPLOY, r#"{"basedir": "/a", "ports": [70000]}"#, "ports[0]: invalid value: integer `70000`"),
-            (DEPLOY, r#"{"basedir": "/a", "ports": ["80"]}"#, "ports[0]: give a port's number"),
+            (DEPLOY, r#"{"basedir": "/a", "ports": ["80"]}"#, "ports[0]: invalid type: string \"80\", expected a port's number"),
             (DEPLOY, r#"{"basedir": "/a", "ports": [{"port": 1, "source": "10.1.2.3/8"}]}"#, r#"write "10.0.0.0/8""#),
         ] {
             let reason = reason(key, document);

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use ipnet::IpNet;
-use serde::de::{Error as _, MapAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
 
 use crate::name::is_name;
 
@@ -197,9 +197,6 @@ fn normal_path(path: &str) -> Option<String> {
     Some(normal)
 }
 
-/// The fields that a port has as an object.
-pub(super) const PORT_FIELDS: &[&str] = &["port", "protocol", "source"];
-
 /// A port is a number, or `{"port", "protocol", "source"}`.
 impl<'de> Deserialize<'de> for Port {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -210,17 +207,23 @@ impl<'de> Deserialize<'de> for Port {
             protocol: Protocol,
             source: Option<String>,
         }
-        let value = Value::deserialize(deserializer)?;
-        if value.is_number() {
-            let port = PortNumber::deserialize(value).map_err(D::Error::custom)?;
-            return Ok(Self { port: port.get(), protocol: Protocol::Tcp, source: None });
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Port;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port's number, or an object with \"port\"")
+            }
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Port, E> {
+                let port = PortNumber::deserialize(number.into_deserializer())?;
+                Ok(Port { port: port.get(), protocol: Protocol::Tcp, source: None })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Port, A::Error> {
+                let long = Long::deserialize(MapAccessDeserializer::new(fields))?;
+                let source = long.source.map(|text| canonical_network(&text)).transpose().map_err(A::Error::custom)?;
+                Ok(Port { port: long.port.get(), protocol: long.protocol, source })
+            }
         }
-        if !value.is_object() {
-            return Err(D::Error::custom("give a port's number, or an object with \"port\""));
-        }
-        let long = Long::deserialize(value).map_err(D::Error::custom)?;
-        let source = long.source.map(|text| canonical_network(&text)).transpose().map_err(D::Error::custom)?;
-        Ok(Self { port: long.port.get(), protocol: long.protocol, source })
+        deserializer.deserialize_any(Either)
     }
 }
 

@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 
-use fixtures::{Consul, Host, Scratch, pass};
+use fixtures::{Consul, Host, Scratch, bin, pass};
 use serde_json::json;
 
 use crate::client::Client;
@@ -70,6 +71,13 @@ impl Fleet {
 
     fn consul(&self) -> String {
         self.host.consul.as_ref().expect("a fleet has one").addr()
+    }
+
+    /// Reads intent as the prototype did, in a process of its own.
+    pub(crate) fn read_as_the_prototype(&self) {
+        let output =
+            Command::new(bin("examples/serial")).arg(self.host.store_url()).arg(self.host.node).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), self.apps.to_string());
     }
 
     /// What the prototype asked of the store in a pass: one listing, then two keys of each app, one after the other.

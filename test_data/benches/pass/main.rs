@@ -1,6 +1,9 @@
 //! What a pass costs that finds nothing to do: each agent's whole process, from spawn to exit, for 1, 100 and 1,000 apps
-//! that are in a real Consul, prepared, and running under a real runsvdir; beside a client that asks what the prototype
-//! asked, over a connection that it keeps, and does nothing with the answers.
+//! that are in a real Consul, prepared, and running under a real runsvdir; beside its peer, a process that only reads the
+//! same intent by the prototype's serial requests, over a connection that it keeps.
+//!
+//! The peer has the agents' own client, so that what is compared is what is asked. What the bare requests take, of a client
+//! that does nothing with the answers, is measured too.
 //!
 //! Run by `kickstart/bench pass`. All that is compared is measured in turn, so that what else the machine does meets all
 //! of it. Everything is on tmpfs.
@@ -53,8 +56,10 @@ fn main() {
 /// All in milliseconds.
 struct Figures {
     apps: usize,
-    /// The prototype's 2N+1 requests.
+    /// Reading intent by the prototype's 2N+1 requests.
     peer: f64,
+    /// Those requests, of a client that does nothing with the answers.
+    bare: f64,
     /// An agent's requests, of a client that does nothing with the answers.
     consul: f64,
     agents: Vec<OfAgent>,
@@ -73,7 +78,7 @@ struct OfAgent {
 }
 
 fn measure(fleet: &mut Fleet, idle: &Host, apps: usize) -> Figures {
-    let (mut peer, mut consul) = (Vec::new(), Vec::new());
+    let (mut peer, mut bare, mut consul) = (Vec::new(), Vec::new(), Vec::new());
     let mut times = AGENTS.map(|_| [Vec::new(), Vec::new(), Vec::new()]);
     for (_, agent) in AGENTS {
         let converged = pass(agent(&fleet.host).arg("--once"));
@@ -81,7 +86,8 @@ fn measure(fleet: &mut Fleet, idle: &Host, apps: usize) -> Figures {
     }
     for _ in 0..ROUNDS {
         for ((_, agent), [pass, start, held]) in AGENTS.iter().zip(&mut times) {
-            peer.push(timed(|| fleet.ask_as_the_prototype()));
+            peer.push(timed(|| fleet.read_as_the_prototype()));
+            bare.push(timed(|| fleet.ask_as_the_prototype()));
             pass.push(timed(|| no_op(agent(&fleet.host))));
             consul.push(timed(|| fleet.ask_as_an_agent()));
             start.push(timed(|| quietly(agent(idle))));
@@ -95,7 +101,7 @@ fn measure(fleet: &mut Fleet, idle: &Host, apps: usize) -> Figures {
         OfAgent { name, pass, start, held, requests: requests(agent(&fleet.host), &fleet.host) }
     };
     let agents = AGENTS.into_iter().zip(times).map(of_agent).collect();
-    Figures { apps, peer: median(peer), consul: median(consul), agents }
+    Figures { apps, peer: median(peer), bare: median(bare), consul: median(consul), agents }
 }
 
 fn timed(work: impl FnOnce()) -> f64 {
@@ -131,14 +137,14 @@ fn requests(mut agent: Command, host: &Host) -> u64 {
 
 fn print_passes(figures: &[Figures]) {
     println!(
-        "\n{:<12} {:>6} {:>9} {:>9} {:>10} {:>6} {:>9}",
-        "agent", "apps", "pass", "per app", "peer", "ratio", "requests"
+        "\n{:<12} {:>6} {:>9} {:>9} {:>9} {:>10} {:>6} {:>10}",
+        "agent", "apps", "pass", "per app", "requests", "peer", "ratio", "bare"
     );
-    for Figures { apps, peer, agents, .. } in figures {
+    for Figures { apps, peer, bare, agents, .. } in figures {
         for OfAgent { name, pass, requests, .. } in agents {
             let (per_app, ratio) = (pass * 1000.0 / *apps as f64, peer / pass);
             println!(
-                "{name:<12} {apps:>6} {pass:>6.1} ms {per_app:>6.0} µs {peer:>7.1} ms {:>6} {requests:>9}",
+                "{name:<12} {apps:>6} {pass:>6.1} ms {per_app:>6.0} µs {requests:>9} {peer:>7.1} ms {:>6} {bare:>7.1} ms",
                 format!("1/{ratio:.1}")
             );
         }
