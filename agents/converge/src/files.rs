@@ -127,7 +127,28 @@ pub fn remove_directory(path: &Path) -> Result<()> {
 
 /// Makes what was renamed, linked or removed beside `path` last.
 pub fn sync_parent(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    let parent = match path.parent() {
+        // Of a name alone.
+        Some(parent) if parent == Path::new("") => Path::new("."),
+        parent => parent.unwrap_or(Path::new("/")),
+    };
+    File::open(parent)?.sync_all()
+}
+
+/// What is in a file. Anything else of that name is an error, at once: to open a fifo could take for ever.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    let mut file = OpenOptions::new().read(true).custom_flags(at_once(OFlags::empty())).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Flags with which opening waits for nobody.
+fn at_once(flags: OFlags) -> i32 {
+    (flags | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed()
 }
 
 /// Where the next content of `path` is written: the same directory, so that a rename is enough. The name is always the
@@ -155,11 +176,17 @@ pub struct Lock {
 impl Lock {
     /// `None` when somebody else holds the lock.
     pub fn try_hold(path: &Path) -> Result<Option<Self>> {
+        // Whoever may write to the directory must not have us make a file elsewhere, or wait for the end of a fifo.
+        let flags = at_once(OFlags::NOFOLLOW);
         // To lock a file it is enough to read it, so nobody else may: they could keep us from our work for ever.
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
+        let mut options = OpenOptions::new();
+        let file = options.create(true).truncate(false).write(true).mode(0o600).custom_flags(flags).open(path);
         // On a disk that became read-only what is there can still be locked.
-        let file = file.or_else(|error| File::open(path).map_err(|_| error));
+        let read = || OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let file = file.or_else(|error| read().map_err(|_| error));
         let file = file.with_context(|| format!("opening the lock {}", path.display()))?;
+        let metadata = file.metadata().with_context(|| format!("looking at the lock {}", path.display()))?;
+        anyhow::ensure!(metadata.is_file(), "the lock {} is not a file: move it away", path.display());
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Self { file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -238,5 +265,26 @@ mod tests {
         assert!(Lock::try_hold(&path).unwrap().is_none(), "who shares it still holds it");
         drop(shared);
         assert!(Lock::try_hold(&path).unwrap().is_some());
+    }
+    #[test]
+    fn what_is_planted_where_a_lock_or_a_text_belongs_is_an_error_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, fifo, elsewhere) = (dir.path().join("link"), dir.path().join("fifo"), dir.path().join("elsewhere"));
+        symlink(&elsewhere, &link).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o666.into(), 0).unwrap();
+        assert!(Lock::try_hold(&link).is_err());
+        assert!(!elsewhere.exists(), "nothing is made through a link");
+        assert!(Lock::try_hold(&fifo).unwrap_err().to_string().contains("is not a file"));
+        assert_eq!(read_text(&fifo).unwrap_err().to_string(), "it is not a file");
+        // Also when somebody holds its other end open.
+        let _reader = OpenOptions::new().read(true).custom_flags(at_once(OFlags::empty())).open(&fifo).unwrap();
+        assert!(Lock::try_hold(&fifo).unwrap_err().to_string().contains("is not a file"));
+    }
+
+    #[test]
+    fn a_name_alone_is_in_the_directory_that_one_is_in() {
+        sync_parent(Path::new("name")).unwrap();
+        sync_parent(Path::new("/")).unwrap();
+        assert_eq!(sync_parent(Path::new("no-such/name")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -179,7 +179,7 @@ fn look(dir: &Path) -> Result<Files> {
         let app = name.to_str().and_then(|name| name.strip_suffix(".yaml")?.parse::<AppName>().ok());
         let Some(app) = app else { continue };
         // One that cannot be read is in the way of its app, and of no other.
-        match fs::read_to_string(entry.path()).ok().and_then(|text| Definition::read(&app, &text)) {
+        match files::read_text(&entry.path()).ok().and_then(|text| Definition::read(&app, &text)) {
             Some(definition) => drop(files.ours.insert(app, definition)),
             None => drop(files.others.insert(app)),
         }

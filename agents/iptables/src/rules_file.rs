@@ -5,11 +5,11 @@
 //! The file plays the part of the save: what it says of an app that is held is kept.
 
 use std::collections::HashSet;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use converge::files;
 
 use crate::rule::Rule;
 use crate::table::{CHAIN, Table, Tables, is_chain};
@@ -31,7 +31,7 @@ impl RulesFile {
     }
 
     pub(crate) fn look(&self) -> Result<Tables> {
-        match fs::read_to_string(&self.path) {
+        match files::read_text(&self.path) {
             Ok(text) => read(&text).with_context(|| format!("reading {}", self.path.display())),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let none = Table { chain: None, jumps: 1 };

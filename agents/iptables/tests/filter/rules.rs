@@ -67,6 +67,15 @@ fn a_file_that_is_not_ours_is_refused() {
 }
 
 #[test]
+fn a_file_may_be_a_name_alone() {
+    let host = Host::without_runit();
+    open(&host, "slug", json!([80]));
+    let pass = once(&host, &["--rules", "mine"]);
+    assert!(pass.ok, "{}", pass.log);
+    assert!(fs::read_to_string(host.path("mine")).unwrap().contains("--dport 80"));
+}
+
+#[test]
 fn flags_that_contradict_each_other_are_wrong_usage() {
     for wrong in [
         &["--apply", "--rules", "r"][..],
