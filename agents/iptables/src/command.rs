@@ -3,8 +3,10 @@
 //! Ensures: it ends within its deadline, or is killed with all that it started in its process group; when the agent is
 //! stopped meanwhile it ends too, and no zombie of it is left. What it complains of is in the error.
 
+use std::ffi::OsString;
 use std::path::Path;
-use std::process::Stdio;
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +14,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
+
+/// How long after its end what a command had written is read: it is all there by then.
+const REST: Duration = Duration::from_millis(500);
 
 /// Runs `program` with these arguments and this standard input. Returns what it printed, unless `output` goes elsewhere.
 ///
@@ -26,7 +31,12 @@ pub(crate) async fn run(
 ) -> Result<String> {
     let name = || [&[&*program.to_string_lossy()], arguments].concat().join(" ");
     let mut command = Command::new(program);
-    command.args(arguments).env("PATH", path()).stdin(Stdio::piped()).stdout(output).stderr(Stdio::piped());
+    command
+        .args(arguments)
+        .env("PATH", path(std::env::var_os("PATH")))
+        .stdin(Stdio::piped())
+        .stdout(output)
+        .stderr(Stdio::piped());
     let mut group = Group::start(&mut command).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => anyhow!("there is no {}: install it, or give another", program.display()),
         _ => anyhow!(error).context(format!("starting {}", program.display())),
@@ -42,10 +52,12 @@ pub(crate) async fn run(
     String::from_utf8(printed).with_context(|| format!("reading what {} prints", name()))
 }
 
-/// Where an ordinary user's shell does not look for what only root is thought to need.
-fn path() -> String {
-    let path = std::env::var("PATH").unwrap_or_default();
-    format!("{path}:/usr/local/sbin:/usr/sbin:/sbin")
+/// Where an ordinary user's shell does not look for what only root is thought to need. A directory without a name would be
+/// the one that we are in, and whatever lies there would run as root.
+fn path(own: Option<OsString>) -> OsString {
+    let mut path = own.filter(|own| !own.is_empty()).unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    path.push(":/usr/local/sbin:/usr/sbin:/sbin");
+    path
 }
 
 /// A child that leads a process group.
@@ -61,8 +73,9 @@ impl Group {
         Ok(Self { child, id })
     }
 
-    /// Everything in and out at once, so that neither side waits for the other.
-    async fn talk(&mut self, input: &str) -> std::io::Result<(std::process::ExitStatus, Vec<u8>, Vec<u8>)> {
+    /// Everything in and out at once, so that neither side waits for the other. It is over when the command has ended:
+    /// what it started and left behind may keep its outputs open for ever.
+    async fn talk(&mut self, input: &str) -> std::io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
         let (mut stdin, mut stdout, mut stderr) =
             (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take());
         let (mut printed, mut complaint) = (Vec::new(), Vec::new());
@@ -85,9 +98,18 @@ impl Group {
                 None => Ok(()),
             }
         };
-        let ((), read, complained, status) = tokio::join!(write, read, complain, self.child.wait());
-        read.and(complained)?;
-        Ok((status?, printed, complaint))
+        let status = {
+            let mut streams = pin!(async { tokio::join!(write, read, complain) });
+            let (status, streamed) = tokio::select! {
+                streamed = &mut streams => (self.child.wait().await?, Some(streamed)),
+                status = self.child.wait() => (status?, tokio::time::timeout(REST, streams).await.ok()),
+            };
+            if let Some(((), read, complained)) = streamed {
+                read.and(complained)?;
+            }
+            status
+        };
+        Ok((status, printed, complaint))
     }
 }
 
@@ -144,5 +166,23 @@ mod tests {
         let child = pids.next().unwrap().to_owned();
         let dead = || running(&child).is_none_or(|stat| stat.contains(") Z "));
         fixtures::eventually("what it started is dead", LONG, || dead().then_some(()));
+    }
+    #[tokio::test]
+    async fn one_that_leaves_something_running_has_ended_all_the_same() {
+        let begun = Instant::now();
+        let printed = sh("sleep 20 & echo done; echo $!", "", LONG).await.unwrap();
+        let (done, pid) = printed.trim().split_once('\n').unwrap();
+        assert!(done == "done" && begun.elapsed() < Duration::from_secs(15), "{printed}");
+        // It was left running on purpose.
+        let pid = pid.parse().ok().and_then(Pid::from_raw).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn where_we_are_is_never_searched_for_a_command() {
+        for own in [None, Some("".into())] {
+            assert_eq!(path(own), "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin");
+        }
+        assert_eq!(path(Some("/opt/bin".into())), "/opt/bin:/usr/local/sbin:/usr/sbin:/sbin");
     }
 }
