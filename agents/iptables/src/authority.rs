@@ -72,11 +72,12 @@ impl Files {
 pub(crate) fn decide(seen: &Files, verdicts: &mut Verdicts<'_>, us: &Us) -> Changes {
     let mut changes = Changes::default();
     for (name, app) in &verdicts.open {
-        let wanted = (!app.ports.is_empty()).then(|| {
-            let owner = Owner { app: app.name.clone(), cluster: app.cluster.clone(), source: us.source };
-            Definition::new(owner, us.node.clone(), app.ports.clone())
-        });
         let there = seen.ours.get(*name);
+        let owner = Owner { app: app.name.clone(), cluster: app.cluster.clone(), source: us.source };
+        let wanted = Definition::new(owner, us.node.clone(), app.ports.clone());
+        // One without ports is there only to say whose the app is: what another source had opened would come back.
+        let claims = there.is_some_and(|there| there.owner.source != us.source || *there == wanted);
+        let wanted = (!app.ports.is_empty() || claims).then_some(wanted);
         if wanted.as_ref() == there {
             continue;
         }
@@ -210,5 +211,37 @@ mod tests {
         }
         let torn = "# pp-iptables: slug/dev, node web1\n{";
         assert_eq!(read("slug", torn).unwrap().ports, [], "a torn one is ours, to be written again");
+    }
+    #[test]
+    fn an_app_without_ports_is_said_to_be_ours_only_where_another_source_had_it() {
+        let app = store::intent::App {
+            name: "slug".parse().unwrap(),
+            cluster: "dev".parse().unwrap(),
+            hold: false,
+            active: None,
+            prep: Vec::new(),
+            min_nodes: 0,
+            user_config: serde_json::Map::new(),
+            health: None,
+            timeouts: serde_json::from_str(r#"{"stop": 1, "enable": 1, "disable": 1}"#).unwrap(),
+            basedir: "/srv/slug".to_owned().try_into().unwrap(),
+            runas: None,
+            ports: Vec::new(),
+        };
+        let us = Us { node: "web1".parse().unwrap(), source: converge::Source::Store, adopt: false };
+        let decide = |there: Option<&Definition>| {
+            let mut verdicts = Verdicts { open: [(&app.name, &app)].into(), ..Verdicts::default() };
+            let ours = there.map(|there| (app.name.clone(), there.clone())).into_iter().collect();
+            decide(&Files { ours, ..Files::default() }, &mut verdicts, &us)
+        };
+        let of = |owner: &str, ports: &str| {
+            let ports = serde_json::from_str(ports).unwrap();
+            Definition::new(Owner::read(owner).unwrap(), us.node.clone(), ports)
+        };
+        let claim = of("slug/dev", "[]");
+        assert_eq!(decide(None), Changes::default());
+        assert_eq!(decide(Some(&of("slug/dev", "[80]"))).remove, std::slice::from_ref(&app.name));
+        assert_eq!(decide(Some(&of("slug/dev (direct)", "[80]"))).write, std::slice::from_ref(&claim));
+        assert_eq!(decide(Some(&claim)), Changes::default());
     }
 }

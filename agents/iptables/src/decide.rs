@@ -49,7 +49,7 @@ pub(crate) struct Verdicts<'a> {
     /// What is wrong, an app each.
     pub(crate) complaints: BTreeMap<AppName, String>,
     /// Something is kept that was made for another node.
-    another_nodes: bool,
+    pub(crate) another_nodes: bool,
 }
 
 impl Verdicts<'_> {
@@ -113,7 +113,7 @@ pub(crate) fn present(tables: &Tables) -> Vec<Present> {
 fn node(tables: &Tables, of: Source) -> Option<&NodeName> {
     tables.rules().find_map(|rule| match &rule.meaning {
         Meaning::Node(node, source) if *source == of => Some(node),
-        Meaning::Node(..) | Meaning::App(..) | Meaning::End | Meaning::Foreign => None,
+        Meaning::Node(..) | Meaning::App(..) | Meaning::Claim(_) | Meaning::End | Meaning::Foreign => None,
     })
 }
 
@@ -160,11 +160,20 @@ fn chain(family: Family, table: &Table, seen: &Tables, verdicts: &Verdicts<'_>, 
 fn rules(family: Family, app: &App, there: &[&Rule], us: &Us) -> Vec<Rule> {
     let owner = Owner { app: app.name.clone(), cluster: app.cluster.clone(), source: us.source };
     let ports = app.ports.iter().filter_map(|port| in_family(port, family)).collect::<BTreeSet<_>>();
-    let rule = |port: Port| {
-        let meaning = Meaning::App(owner.clone(), Some(port.clone()));
-        let found = there.iter().find(|rule| rule.meaning == meaning);
-        found.map_or_else(|| Rule::open(&owner, port), |rule| (*rule).clone())
+    let taken_over = |rule: &&Rule| match &rule.meaning {
+        Meaning::Claim(claims) => *claims == owner,
+        Meaning::App(of, _) => of.source != us.source,
+        Meaning::Node(..) | Meaning::End | Meaning::Foreign => false,
     };
+    if ports.is_empty() && there.iter().any(taken_over) {
+        return vec![Rule::claim(&owner)];
+    }
+    let written = there.iter().filter_map(|rule| match &rule.meaning {
+        Meaning::App(of, Some(port)) if *of == owner => Some((port, *rule)),
+        _ => None,
+    });
+    let written = written.collect::<BTreeMap<_, _>>();
+    let rule = |port: Port| written.get(&port).map_or_else(|| Rule::open(&owner, port), |rule| (*rule).clone());
     ports.into_iter().map(rule).collect()
 }
 

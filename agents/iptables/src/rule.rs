@@ -70,6 +70,9 @@ pub(crate) fn unmark(text: &str) -> (&str, Source) {
 pub(crate) enum Meaning {
     /// It lets this port through for an app; `None` when it is not as we would have written it.
     App(Owner, Option<Port>),
+    /// It lets nothing through, and says whose an app is that has no ports here: what another source had opened for it
+    /// would come back otherwise.
+    Claim(Owner),
     /// It does nothing but say for which node the rules of a source are.
     Node(NodeName, Source),
     /// Of the end of a chain that drops by default.
@@ -98,6 +101,12 @@ impl Rule {
         Self { text, meaning: Meaning::App(owner.clone(), Some(port)) }
     }
 
+    /// Says that an app is `owner`'s.
+    pub(crate) fn claim(owner: &Owner) -> Self {
+        let text = format!(r#"-m comment --comment "{owner}""#);
+        Self { text, meaning: Meaning::Claim(owner.clone()) }
+    }
+
     /// Says that the rules of `source` are `node`'s.
     pub(crate) fn node(node: &NodeName, source: Source) -> Self {
         let text = format!(r#"-m comment --comment "{OURS}node {node}{}""#, mark(source));
@@ -112,7 +121,7 @@ impl Rule {
 
     pub(crate) fn owner(&self) -> Option<&Owner> {
         match &self.meaning {
-            Meaning::App(owner, _) => Some(owner),
+            Meaning::App(owner, _) | Meaning::Claim(owner) => Some(owner),
             Meaning::Node(..) | Meaning::End | Meaning::Foreign => None,
         }
     }
@@ -146,6 +155,7 @@ fn meaning(text: &str) -> Meaning {
         return node.map_or(Meaning::End, |node| Meaning::Node(node, source));
     }
     match comment.and_then(Owner::read) {
+        Some(owner) if matches!(words[..], ["-m", "comment", "--comment", _]) => Meaning::Claim(owner),
         Some(owner) => Meaning::App(owner, port(&words)),
         None => Meaning::Foreign,
     }
@@ -262,6 +272,8 @@ mod tests {
         }
         let end = Rule::end("-i lo ", "loopback", "ACCEPT");
         assert_eq!(Rule::read(&end.text), end);
+        let claim = Rule::claim(&owner("slug/dev"));
+        assert_eq!(Rule::read(&claim.text), claim);
         let node = Rule::node(&"web1".parse().unwrap(), Source::Direct);
         assert_eq!(Rule::read(&node.text), node);
     }

@@ -161,7 +161,7 @@ impl fmt::Display for Name<'_> {
 
 fn names<'a>(rules: &[(Family, &'a Rule)]) -> Named<'a> {
     let mut names = Named::new();
-    for (family, rule) in rules {
+    for (family, rule) in rules.iter().filter(|(_, rule)| !matches!(rule.meaning, Meaning::Claim(_))) {
         let name = match &rule.meaning {
             Meaning::App(_, Some(port)) => Name::Port(port),
             _ => Name::Text(&rule.text),

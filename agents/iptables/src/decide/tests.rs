@@ -96,6 +96,33 @@ fn with_adopt_direct_takes_over_what_the_store_had_made() {
 }
 
 #[test]
+fn what_the_store_and_direct_both_name_is_settled_after_one_pass_of_each() {
+    for (by_store, by_direct) in PORTS.into_iter().flat_map(|one| PORTS.map(|other| (one, other))) {
+        let mut seen = Tables { v6: Some(Table::default()), ..Tables::default() };
+        let mut pass = |source: Source, ports: &str| {
+            let (intent, us) = (intent(&[("slug", ports)]), us(source));
+            let after = tables(&seen, &verdicts(&intent, &present(&seen), &Gone::new(), &us), &us, &End::FallThrough);
+            std::mem::replace(&mut seen, after) != seen
+        };
+        pass(Source::Direct, by_direct);
+        pass(Source::Store, by_store);
+        for _ in 0..2 {
+            assert!(!pass(Source::Direct, by_direct), "{by_store} {by_direct}");
+            assert!(!pass(Source::Store, by_store), "{by_store} {by_direct}");
+        }
+    }
+    let taken_over = after(
+        &chain_of(&[rule(80, "slug/dev (direct)")]),
+        &intent(&[("slug", "[]")]),
+        &Gone::new(),
+        &us(Source::Store),
+    );
+    assert_eq!(taken_over, [r#"-m comment --comment "slug/dev""#], "nothing is open that the store does not name");
+    let left = after(&chain_of(&taken_over), &intent(&[]), &gone(&["slug"]), &us(Source::Store));
+    assert_eq!(left, [""; 0]);
+}
+
+#[test]
 fn an_agent_that_goes_by_a_wrong_name_closes_nothing() {
     let node = |name: &str| Rule::node(&name.parse().unwrap(), Source::Store).text;
     let seen = chain_of(&[node("web2"), rule(80, "slug/dev")]);
@@ -177,7 +204,8 @@ impl Kernel {
 
     fn of(&self, app: &str) -> Vec<&String> {
         let begins = format!("\"{app}/");
-        self.chain.iter().flatten().filter(|rule| rule.contains(&begins)).collect()
+        let opens = |rule: &&String| rule.contains(&begins) && rule.contains(" -j ");
+        self.chain.iter().flatten().filter(opens).collect()
     }
 }
 
