@@ -232,8 +232,7 @@ fn what_a_hostile_key_or_document_holds_does_not_reach_the_terminal() {
 
 #[test]
 fn what_a_token_may_not_read_is_not_called_missing_or_well() {
-    let acl = r#"{"acl": {"enabled": true, "default_policy": "deny", "tokens": {"master": "root"}}}"#;
-    let place = Place::consul_with(acl);
+    let place = Place::consul_with_access_control();
     place.write("nodes/web1/slug", br#"{"cluster": "dev"}"#);
     place.write("nodes/web1/tool", br#"{"cluster": "dev"}"#);
     for key in ["clusters/slug/dev/config", "clusters/tool/dev/config"] {
@@ -243,7 +242,6 @@ fn what_a_token_may_not_read_is_not_called_missing_or_well() {
             format!(r#"{{"basedir": "/srv/{}"}}"#, &key[9..13]).as_bytes(),
         );
     }
-    let consul = place.consul.as_ref().unwrap();
     let check =
         |token: &str| said(&pp_store(&place.url).env("CONSUL_HTTP_TOKEN", token).arg("check").output().unwrap());
     assert_eq!(check("root").0, 0, "{:?}", check("root"));
@@ -251,16 +249,10 @@ fn what_a_token_may_not_read_is_not_called_missing_or_well() {
     assert_eq!((status, out.as_str()), (1, ""));
     assert!(err.contains(r#"cannot be known without key_prefix "nodes/" { policy = "read" }"#), "{err}");
 
-    let token = |rules: &str| {
-        let policy = json!({"Name": rules.len().to_string(), "Rules": rules});
-        let policy = consul.http("PUT", "/v1/acl/policy", policy.to_string().as_bytes()).1;
-        let id = serde_json::from_str::<Value>(&policy).unwrap()["ID"].clone();
-        let token = consul.http("PUT", "/v1/acl/token", json!({"Policies": [{"ID": id}]}).to_string().as_bytes()).1;
-        serde_json::from_str::<Value>(&token).unwrap()["SecretID"].as_str().unwrap().to_owned()
-    };
     let nodes = r#"key_prefix "nodes/" { policy = "read" }"#;
-    assert!(check(&token(nodes)).2.contains(r#"key_prefix "clusters/" { policy"#));
-    let (status, out, _) = check(&token(&format!(r#"{nodes} key_prefix "clusters/slug/" {{ policy = "read" }}"#)));
+    assert!(check(&place.token(nodes)).2.contains(r#"key_prefix "clusters/" { policy"#));
+    let (status, out, _) =
+        check(&place.token(&format!(r#"{nodes} key_prefix "clusters/slug/" {{ policy = "read" }}"#)));
     assert_eq!(status, 1);
     assert_eq!(out.matches("403: Permission denied").count(), 2, "{out}");
     assert!(!out.contains("there are no documents") && !out.contains("slug/dev"), "{out}");

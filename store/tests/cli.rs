@@ -193,8 +193,7 @@ fn a_key_that_is_none_and_a_document_that_cannot_be_read_are_listed_too() {
 
 #[test]
 fn the_environment_means_what_it_means_to_the_consul_command() {
-    let acl = r#"{"acl": {"enabled": true, "default_policy": "deny", "tokens": {"master": "root"}}}"#;
-    let place = Place::consul_with(acl);
+    let place = Place::consul_with_access_control();
     let consul = place.consul.as_ref().unwrap();
     consul.put("nodes/web1/slug", "{}");
     let file = place.scratch.path().join("token");

@@ -413,8 +413,7 @@ fn a_file_that_is_right_is_not_touched_and_a_store_in_use_is_locked_for_each_wri
 
 #[test]
 fn a_token_without_rights_exports_and_imports_nothing() {
-    let acl = r#"{"acl": {"enabled": true, "default_policy": "deny", "tokens": {"master": "root"}}}"#;
-    let place = Place::consul_with(acl);
+    let place = Place::consul_with_access_control();
     let dir = Dir::new(&place, "dir");
     dir.slug();
     let before = dir.tree();
@@ -426,6 +425,29 @@ fn a_token_without_rights_exports_and_imports_nothing() {
     }
     assert_eq!(before, dir.tree());
     assert_eq!(place.consul.as_ref().unwrap().get(CONFIG), None);
+}
+
+#[test]
+fn export_prunes_nothing_that_its_token_may_not_see() {
+    let place = Place::consul_with_access_control();
+    let dir = Dir::new(&place, "dir");
+    dir.slug();
+    dir.write("clusters/tool/dev/config", r#"{"versions": {}}"#);
+    dir.write("clusters/slug/old/config", r#"{"versions": {}}"#);
+    for key in [CONFIG, DEPLOY, "clusters/tool/dev/config", "nodes/web1/slug", "nodes/web2/slug"] {
+        place.write(key, &dir.read(key).unwrap());
+    }
+    let token =
+        place.token(r#"key_prefix "nodes/" { policy = "read" } key_prefix "clusters/slug/" { policy = "read" }"#);
+    for arguments in [&["export", "--prune", "--dry-run"][..], &["export", "--prune"]] {
+        let mut command = pp_store(&place.url);
+        command.args(arguments).arg(dir.arg()).env("CONSUL_HTTP_TOKEN", &token);
+        let (status, _, err) = said(&command.output().unwrap());
+        assert!(status == 1 && err.contains("clusters/tool/dev/config: GET"), "{status} {err}");
+        assert!(err.contains("403: Permission denied"), "{err}");
+        assert!(dir.read("clusters/tool/dev/config").is_some());
+    }
+    assert_eq!(dir.read("clusters/slug/old/config"), None, "the store says that this is not there");
 }
 
 #[test]

@@ -35,6 +35,7 @@ pub(super) async fn run(store: &Store, dir: &Path, options: Options, in_json: bo
     }
     let found = found(dir).await?;
     let mut plan = plan(&wanted, &found, options.prune)?;
+    plan.keep_what_may_be_there(store).await;
     if options.dry_run {
         show(dir, &plan, in_json)?;
     } else {
@@ -136,6 +137,28 @@ fn show(dir: &Path, plan: &Plan, in_json: bool) -> Result<()> {
 }
 
 impl Plan {
+    /// A listing leaves out what a token may not read. Only what the store says is absent, asked for it by its key, is
+    /// removed.
+    async fn keep_what_may_be_there(&mut self, store: &Store) {
+        let mut changes = Vec::with_capacity(self.changes.len());
+        for change in std::mem::take(&mut self.changes) {
+            let reason = match &change.action {
+                Action::Create { .. } | Action::Replace { .. } => None,
+                Action::Remove { .. } => match store.get(&change.key).await {
+                    Ok(None) => None,
+                    Ok(Some(_)) => Some("it is in the store, although a listing did not show it".to_owned()),
+                    Err(error) => Some(format!("{error:#}")),
+                },
+            };
+            match reason {
+                Some(reason) => self.left.push((change.key.to_string(), reason)),
+                None => changes.push(change),
+            }
+        }
+        self.done = vec![false; changes.len()];
+        self.changes = changes;
+    }
+
     fn json(&self, sides: Option<&Sides>) -> Value {
         let changes =
             self.changes.iter().zip(&self.done).map(|(change, done)| change.json(*done, sides)).collect::<Value>();

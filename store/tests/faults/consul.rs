@@ -209,8 +209,7 @@ fn a_server_that_stands_still_is_an_error_in_ten_seconds_and_serves_again_when_i
 
 #[test]
 fn to_a_token_without_rights_nothing_is_said_to_be_absent() {
-    let acl = r#"{"acl": {"enabled": true, "default_policy": "deny", "tokens": {"master": "root"}}}"#;
-    let place = Place::consul_with(acl);
+    let place = Place::consul_with_access_control();
     let consul = place.consul.as_ref().unwrap();
     consul.put("nodes/web1/slug", r#"{"cluster": "dev"}"#);
     consul.put("clusters/slug/dev/config", r#"{"versions": {}}"#);

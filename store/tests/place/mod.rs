@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fixtures::{Consul, Scratch};
+use serde_json::{Value, json};
 use store::{Document, Documents, Key, Prefix, Store};
 
 /// For whatever must happen: a test machine may be slow.
@@ -41,6 +42,23 @@ impl Place {
         Self { url: consul.url(), consul: Some(consul), scratch }
     }
 
+    /// One in which the anonymous token has no rights, and `root` has all.
+    pub fn consul_with_access_control() -> Self {
+        Self::consul_with(r#"{"acl": {"enabled": true, "default_policy": "deny", "tokens": {"master": "root"}}}"#)
+    }
+
+    /// A new token with the rights of these rules, where there is access control.
+    pub fn token(&self, rules: &str) -> String {
+        let put = |path: &str, body: Value| {
+            let answer = self.consul.as_ref().unwrap().http("PUT", path, body.to_string().as_bytes());
+            assert_eq!(answer.0, 200, "{}", answer.1);
+            serde_json::from_str::<Value>(&answer.1).unwrap()
+        };
+        let policy = put("/v1/acl/policy", json!({"Name": rules.len().to_string(), "Rules": rules}));
+        let token = put("/v1/acl/token", json!({"Policies": [{"ID": policy["ID"]}]}));
+        token["SecretID"].as_str().unwrap().to_owned()
+    }
+
     pub fn store(&self) -> Store {
         Store::open(Some(&self.url)).unwrap()
     }
@@ -53,7 +71,7 @@ impl Place {
     /// Puts `{}` into Consul under a key that its URLs cannot spell.
     pub fn write_odd(&self, key: &str) {
         let consul = self.consul.as_ref().unwrap();
-        let set = serde_json::json!([{"KV": {"Verb": "set", "Key": key, "Value": "e30="}}]);
+        let set = json!([{"KV": {"Verb": "set", "Key": key, "Value": "e30="}}]);
         assert_eq!(consul.http("PUT", "/v1/txn", set.to_string().as_bytes()).0, 200, "{key:?}");
     }
 
