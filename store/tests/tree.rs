@@ -400,15 +400,49 @@ fn a_file_that_is_right_is_not_touched_and_a_store_in_use_is_locked_for_each_wri
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let child =
         pp_store(&place.url).arg("export").arg(&into).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let (locks, pid) = (|| fs::read_to_string("/proc/locks").unwrap(), format!(" {} ", child.id()));
-    let waits = || locks().lines().any(|line| line.contains("-> FLOCK") && line.contains(&pid));
+    let files = || fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap().flatten();
+    let waits = || files().any(|file| fs::read_link(file.path()).is_ok_and(|file| file == into.join(".store/lock")));
     eventually("the export waits for the lock", SOON, || waits().then_some(()));
+    std::thread::sleep(place::QUIET);
     assert_ne!(fs::read(into.join(format!("{CONFIG}.json"))).unwrap(), br#"{"versions": {}}"#);
     drop(lock);
     assert!(child.wait_with_output().unwrap().status.success());
     assert_eq!(fs::read(into.join(format!("{CONFIG}.json"))).unwrap(), br#"{"versions": {}}"#);
     assert_eq!(inode(DEPLOY), before);
     assert!(!into.join(".pp-store-export").exists());
+}
+
+#[test]
+fn what_is_planted_where_a_stores_lock_belongs_is_neither_waited_for_nor_written_through() {
+    let (place, used) = (Place::directory(), Place::directory());
+    let dir = Dir::new(&place, "dir");
+    dir.slug();
+    ends(&place, &["import", dir.arg()], 0);
+    let lock = used.root().join(".store/lock");
+    fs::create_dir(lock.parent().unwrap()).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &lock, rustix::fs::FileType::Fifo, 0o666.into(), 0).unwrap();
+    let (_, err) = ends(&used, &["import", dir.arg()], 1);
+    assert!(err.contains("is not a file: move it away"), "{err}");
+    ends(&place, &["export", used.root().to_str().unwrap()], 0);
+    fs::remove_file(&lock).unwrap();
+    let elsewhere = used.scratch.path().join("elsewhere");
+    symlink(&elsewhere, &lock).unwrap();
+    used.write("nodes/web1/other", b"");
+    ends(&used, &["rm", "nodes/web1/other"], 1);
+    assert!(!elsewhere.exists());
+}
+
+#[test]
+fn an_export_gives_up_on_whoever_holds_the_lock_of_the_store_for_ever() {
+    let (place, used) = (Place::directory(), Place::directory());
+    let dir = Dir::new(&place, "dir");
+    dir.slug();
+    ends(&place, &["import", dir.arg()], 0);
+    fs::create_dir(used.root().join(".store")).unwrap();
+    let lock = fs::File::create(used.root().join(".store/lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let (_, err) = ends(&place, &["export", used.root().to_str().unwrap()], 1);
+    assert!(err.contains("another process holds .store/lock") && err.contains("0 of 4 changes made"), "{err}");
 }
 
 #[test]

@@ -126,9 +126,12 @@ fn open_lock(root: &Path) -> Result<File> {
     make_directories(root, &directory)?;
     let path = directory.join("lock");
     // Opened for reading only: a second user can lock a file that the first one created.
-    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
+    // Whoever shares the directory must not have us make a file elsewhere, or wait for the end of a fifo.
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o666));
-    file.map(File::from).with_context(|| format!("opening {}", path.display()))
+    let file = file.map(File::from).with_context(|| format!("opening {}", path.display()))?;
+    ensure!(file.metadata()?.is_file(), "{} is not a file: move it away", path.display());
+    Ok(file)
 }
 
 /// Makes `directory`, and what is missing between it and `root`, down to the disk.

@@ -3,10 +3,13 @@
 //! One process at a time exports into a directory, by a lock on the directory itself, so that no lock file is left in it.
 //! Where the directory is a store in use, the store's own lock is taken for each write, too.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fsync, mkdirat, openat, renameat, unlinkat};
@@ -17,10 +20,17 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 /// Hidden, so that no reader takes it for a document. What a killed export leaves is replaced by the next.
 const NEXT: &str = ".pp-store-export";
 
+/// How long an export waits, all in all, for those who write into the store that its directory may be. A write takes under
+/// a millisecond, so that whoever makes us wait for this long is stopped.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(2);
+
 pub(super) struct Files {
     root: OwnedFd,
     /// The lock file of the store that this is, if it is one.
     store: Option<OwnedFd>,
+    /// What is left of our patience.
+    patience: Cell<Duration>,
 }
 
 impl Files {
@@ -32,8 +42,10 @@ impl Files {
             Err(Errno::WOULDBLOCK) => bail!("another pp-store exports into {} just now", dir.display()),
             locked => locked.with_context(|| format!("locking {}", dir.display()))?,
         }
-        let store = openat(&root, ".store/lock", OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty());
-        Ok(Self { root: root.into(), store: store.ok() })
+        // Not waiting for the end of a fifo.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let store = openat(&root, ".store/lock", flags, Mode::empty()).ok();
+        Ok(Self { root: root.into(), store, patience: Cell::new(PATIENCE) })
     }
 
     /// Writes a document's file if it still holds `expected`; false, and nothing changed, if it does not.
@@ -98,10 +110,16 @@ impl Files {
         Ok(written?)
     }
 
-    /// Runs `act` while no other process writes into the store that this may be. A write takes under a millisecond.
+    /// Runs `act` while no other process writes into the store that this may be.
     fn locked<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
         let Some(store) = &self.store else { return act() };
-        flock(store, FlockOperation::LockExclusive).context("locking the store in this directory")?;
+        while let Err(error) = flock(store, FlockOperation::NonBlockingLockExclusive) {
+            ensure!(error == Errno::WOULDBLOCK, "locking the store in this directory: {error}");
+            let held = "another process holds .store/lock of this directory; is it stopped? `fuser -v` names it";
+            ensure!(!self.patience.get().is_zero(), held);
+            thread::sleep(PAUSE);
+            self.patience.set(self.patience.get().saturating_sub(PAUSE));
+        }
         let done = act();
         flock(store, FlockOperation::Unlock).context("unlocking the store in this directory")?;
         done
