@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Error, Result, bail, ensure};
 use converge::files::{self, Lock};
 use converge::{Agent, Host, Outcome, blocking};
 use store::AppName;
@@ -60,11 +60,13 @@ struct Round {
     lines: Vec<Line>,
     ask: Gone,
     complaints: BTreeMap<AppName, String>,
+    /// With a family, which does not keep the other one.
+    trouble: Option<Error>,
 }
 
 impl Round {
-    fn new(lines: Vec<Line>, verdicts: Verdicts<'_>) -> Self {
-        Self { lines, ask: verdicts.ask, complaints: verdicts.complaints }
+    fn new(lines: Vec<Line>, verdicts: Verdicts<'_>, trouble: Option<Error>) -> Self {
+        Self { lines, ask: verdicts.ask, complaints: verdicts.complaints, trouble }
     }
 }
 
@@ -98,17 +100,18 @@ impl Agent for PacketFilter {
 }
 
 impl PacketFilter {
-    /// The lines of what was left to do, and what is wrong with single apps.
+    /// The lines of what was left to do, and what is wrong with single apps or with a family.
     async fn converge_to(&self, intent: &NodeIntent, host: &Host) -> Result<(Vec<Line>, Vec<String>)> {
-        let Round { mut lines, ask, mut complaints } = self.round(intent, &Gone::new()).await?;
+        let Round { mut lines, ask, mut complaints, mut trouble } = self.round(intent, &Gone::new()).await?;
         // To be sure that an app has gone takes time, and may fail: all else is done by now.
         let (gone, doubts) = confirm(ask, host).await;
         complaints.extend(doubts);
         if !gone.is_empty() {
-            lines = self.round(intent, &gone).await?.lines;
+            Round { lines, trouble, .. } = self.round(intent, &gone).await?;
         }
         let complaints = complaints.into_iter().map(|(app, complaint)| format!("{app}: {complaint}"));
-        Ok((lines, complaints.collect()))
+        let trouble = trouble.map(|error| format!("{error:#}"));
+        Ok((lines, trouble.into_iter().chain(complaints).collect()))
     }
 
     async fn round(&self, intent: &NodeIntent, gone: &Gone) -> Result<Round> {
@@ -119,7 +122,7 @@ impl PacketFilter {
                 Place::Chain(chain) => self.chain_step(chain, intent, gone, lock.as_ref()).await?,
                 Place::Authority(authority) => self.authority_step(authority, intent, gone).await?,
             };
-            if round.lines.is_empty() || self.read_only {
+            if round.lines.is_empty() || self.read_only || round.trouble.is_some() {
                 return Ok(round);
             }
         }
@@ -128,16 +131,18 @@ impl PacketFilter {
 
     /// Looks, decides and acts, once; the lines are of what there was to do.
     async fn chain_step(&self, chain: &Chain, intent: &NodeIntent, gone: &Gone, lock: Option<&Lock>) -> Result<Round> {
-        let seen = chain.look().await?;
+        let (seen, mut trouble) = chain.look().await?;
         let verdicts = verdicts(intent, &present(&seen), gone, &self.us);
         let wanted = tables(&seen, &verdicts, &self.us, &self.end);
         let lines = changes(&seen, &wanted);
         if let (Some(lock), false) = (lock, lines.is_empty()) {
             self.say(&lines);
-            chain.write(&seen, &wanted, lock).await?;
-            self.said.take();
+            match chain.write(&seen, &wanted, lock).await {
+                Ok(()) => drop(self.said.take()),
+                Err(error) => trouble = Some(error),
+            }
         }
-        Ok(Round::new(lines, verdicts))
+        Ok(Round::new(lines, verdicts, trouble))
     }
 
     async fn authority_step(&self, authority: &Authority, intent: &NodeIntent, gone: &Gone) -> Result<Round> {
@@ -152,14 +157,19 @@ impl PacketFilter {
             authority.act(&changes).await?;
             self.said.take();
         }
-        Ok(Round::new(changes.lines, verdicts))
+        Ok(Round::new(changes.lines, verdicts, None))
     }
 
     fn say(&self, lines: &[Line]) {
-        let before = self.said.replace(lines.to_vec());
+        let mut said = self.said.borrow_mut();
         for line in lines {
             let (app, text) = (&line.about, &line.text);
-            if before.contains(line) { debug!(%app, "{text}") } else { info!(%app, "{text}") }
+            if said.contains(line) {
+                debug!(%app, "{text}");
+            } else {
+                info!(%app, "{text}");
+                said.push(line.clone());
+            }
         }
     }
 }
@@ -179,12 +189,12 @@ impl Place {
 }
 
 impl Chain {
-    async fn look(&self) -> Result<Tables> {
+    async fn look(&self) -> Result<(Tables, Option<Error>)> {
         match self {
             Self::Kernel(kernel) => kernel.look().await,
             Self::File(file) => {
                 let file = file.clone();
-                blocking(move || file.look()).await
+                blocking(move || Ok((file.look()?, None))).await
             }
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use clap::ValueEnum;
 use converge::files::Lock;
 use tracing::debug;
@@ -42,8 +42,9 @@ impl Kernel {
         Ok(Self { variant, lock })
     }
 
-    /// Both families at the same time: most passes do nothing else.
-    pub(crate) async fn look(&self) -> Result<Tables> {
+    /// Both families at the same time: most passes do nothing else. Where IPv6 is in trouble the tables are without it, and
+    /// the trouble is told beside them: a host whose IPv6 filter cannot be read has its IPv4 one all the same.
+    pub(crate) async fn look(&self) -> Result<(Tables, Option<Error>)> {
         let v6 = async {
             if !Path::new("/proc/net/if_inet6").exists() {
                 debug!("this kernel does without IPv6, and so do we");
@@ -51,8 +52,9 @@ impl Kernel {
             }
             self.save(Family::V6).await.map(Some)
         };
-        let (v4, v6) = tokio::try_join!(self.save(Family::V4), v6)?;
-        Ok(Tables { v4, v6 })
+        let (v4, v6) = tokio::join!(self.save(Family::V4), v6);
+        let (v6, trouble) = v6.map_or_else(|error| (None, Some(error)), |v6| (v6, None));
+        Ok((Tables { v4: v4?, v6 }, trouble))
     }
 
     async fn save(&self, family: Family) -> Result<Table> {

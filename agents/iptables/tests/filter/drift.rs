@@ -189,6 +189,26 @@ fn a_kernel_without_ipv6_gets_its_ipv4_rules() {
 }
 
 #[test]
+fn ipv4_gets_its_rules_while_ipv6_cannot_be_read() {
+    with_each_variant(|site| {
+        site.open("slug", json!([80]));
+        let programs = site.host.path("programs");
+        fs::create_dir(&programs).unwrap();
+        let path = programs.join(format!("ip6tables-{}-save", site.variant));
+        fs::write(&path, "#!/bin/sh\necho '# Table `filter'\\'' is incompatible, use '\\''nft'\\'' tool.'\n").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:{}:/usr/sbin", programs.display(), std::env::var("PATH").unwrap());
+        for _ in 0..2 {
+            let pass = pass(site.agent().arg("--once").env("PATH", &path));
+            assert!(!pass.ok && pass.log.contains("Table `filter' is incompatible"), "{}", pass.log);
+            assert_eq!(site.ports("slug"), ["80"]);
+        }
+        site.converge(&[]);
+        assert_eq!(site.ports("slug"), ["80", "80"]);
+    });
+}
+
+#[test]
 fn a_command_that_is_not_there_or_fails_is_named_with_what_it_says() {
     with_each_variant(|site| {
         site.open("slug", json!([80]));
@@ -204,5 +224,11 @@ fn a_command_that_is_not_there_or_fails_is_named_with_what_it_says() {
         let said = format!("iptables-{}-restore --noflush -w 20 failed (exit status: 4): not today", site.variant);
         assert!(pass.log.contains(&said), "{}", pass.log);
         assert_eq!(site.ports("slug"), ["80"], "IPv6 is done all the same");
+        // Also what has gone.
+        site.host.delete("nodes/web1/slug");
+        site.open("other", json!([90]));
+        let pass = fixtures::pass(&mut agent);
+        assert!(!pass.ok && pass.log.contains(&said), "{}", pass.log);
+        assert_eq!((site.ports("slug"), site.ports("other")), (vec![], vec!["90".to_owned()]));
     });
 }
