@@ -172,7 +172,9 @@ pub(crate) fn candidates<'a>(goal: &'a Goal, record: Option<&'a Record>) -> Vec<
 fn of_another(goal: &Goal, seen: &Seen) -> Option<Decision> {
     let record = seen.record.as_ref()?;
     let is = record.converging.as_ref().or(record.healthy.as_ref()).map(Definition::digest);
-    let same = matches!(goal, Goal::Run(wanted) if Some(wanted.digest()) == is);
+    // What has failed is remembered only for as long as it is wanted.
+    let is_theirs = |wanted: Digest| Some(&wanted) == is.as_ref() || record.failed.contains_key(&wanted);
+    let same = matches!(goal, Goal::Run(wanted) if is_theirs(wanted.digest()));
     let adopt = "or give --adopt to take it over";
     Some(match &seen.owner {
         Owner::Us => return None,

@@ -257,6 +257,12 @@ fn what_another_runs_passes_to_the_store_when_it_is_the_same_and_is_left_alone_w
     let begun = Seen { owner: direct(), ..seen(Some(record(Some("1"), Some("2"))), UP, "2") };
     assert_eq!(decide(&want("2"), &begun), Decision::Adopt, "what was begun goes on");
     assert!(matches!(decide(&want("1"), &begun), Decision::Refuse(_)));
+    for record in [failed(record(Some("1"), None), "2"), failed(record(Some("1"), Some("1")), "2")] {
+        let went_back = |owner| Seen { owner, ..seen(Some(record.clone()), UP, "1") };
+        assert_eq!(decide(&want("2"), &went_back(direct())), Decision::Adopt, "both want what has failed");
+        assert_eq!(decide(&want("2"), &went_back(store())), Decision::Converged);
+        assert!(matches!(decide(&want("3"), &went_back(direct())), Decision::Refuse(_)));
+    }
 }
 
 /// A host with one service, on which every step of `act` is one change.
