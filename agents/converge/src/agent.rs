@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use store::intent::{App, NodeIntent};
 use store::{AppName, NodeName, Store};
@@ -50,10 +50,19 @@ pub trait Agent: 'static {
         async { Ok(Outcome::Converged) }
     }
 
-    /// What [`Agent::converge_host`] would do, a line each; changes nothing.
-    fn plan_host(&self, _intent: Rc<NodeIntent>, _host: &Host) -> impl Future<Output = Result<Vec<String>>> {
-        async { Ok(Vec::new()) }
+    /// What [`Agent::converge_host`] would do; changes nothing.
+    fn plan_host(&self, _intent: Rc<NodeIntent>, _host: &Host) -> impl Future<Output = Result<HostPlan>> {
+        async { Ok(HostPlan::default()) }
     }
+}
+
+/// What would be done to a host as a whole.
+#[derive(Debug, Default)]
+pub struct HostPlan {
+    /// A line each.
+    pub steps: Vec<String>,
+    /// Why it would fail, beside what it would do.
+    pub failed: Option<Error>,
 }
 
 /// Who says what is to run on a host. What one of them had made the other leaves alone.

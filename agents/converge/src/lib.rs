@@ -24,7 +24,7 @@ use store::{NodeName, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
-pub use agent::{Agent, Host, Outcome, Source, Task, Wanted, blocking};
+pub use agent::{Agent, Host, HostPlan, Outcome, Source, Task, Wanted, blocking};
 pub use args::{Args, RunArgs, node_or_default};
 pub use backoff::Backoff;
 pub use glance::Glance;

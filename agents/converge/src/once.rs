@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tracing::field::display;
 use tracing::{error, info};
 
-use crate::agent::{Agent, Host, Outcome, Task};
+use crate::agent::{Agent, Host, HostPlan, Outcome, Task};
 use crate::args::LogFormat;
 use crate::glance::unsettled;
 use crate::schedule::{Verdict, verdicts};
@@ -61,7 +61,13 @@ pub(crate) async fn plan<A: Agent>(agent: &Rc<A>, host: &Host, format: LogFormat
     for task in tasks {
         show(Some(task.app.clone()), agent.plan(task).await)?;
     }
-    show(None, agent.plan_host(intent, host).await)?;
+    match agent.plan_host(intent, host).await {
+        Ok(HostPlan { steps, failed }) => {
+            show(None, Ok(steps))?;
+            failed.map_or(Ok(()), |error| show(None, Err(error)))?;
+        }
+        Err(error) => show(None, Err(error))?,
+    }
     Ok(status(failed))
 }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
-use converge::{Agent, Glance, Host, Outcome, Task};
+use converge::{Agent, Glance, Host, HostPlan, Outcome, Task};
 use iptables::{Filter, PacketFilter};
 use preparer::{Preparer, Repo};
 use setlive::{Places, Setlive};
@@ -60,10 +60,10 @@ impl Agent for Direct {
         }
     }
 
-    async fn plan_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<Vec<String>> {
+    async fn plan_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<HostPlan> {
         match &self.filter {
             Some(filter) => filter.plan_host(intent, host).await,
-            None => Ok(Vec::new()),
+            None => Ok(HostPlan::default()),
         }
     }
 }

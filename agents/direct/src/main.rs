@@ -18,8 +18,8 @@ use direct::Direct;
 /// Converges this host from a file of intent, where there is no store (yet).
 ///
 /// What intent names under nodes/<node>/ is fetched and unpacked as by pp-preparer, run as by pp-setlive, and let through
-/// the packet filter as by pp-iptables: it is the same code, with the same flags. INTENT is a directory of documents, as pp-store export writes it (<INTENT>/nodes/web1/slug.json), or one
-/// file with all of them:
+/// the packet filter as by pp-iptables: it is the same code, with the same flags. INTENT is a directory of documents, as
+/// pp-store export writes it (<INTENT>/nodes/web1/slug.json), or one file with all of them:
 ///
 ///   {"nodes/web1/slug": {"cluster": "dev"},
 ///    "clusters/slug/dev/config": {"versions": {"0.1": "active"}},

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Error, Result, bail, ensure};
+use anyhow::{Error, Result, anyhow, bail, ensure};
 use converge::files::{self, Lock};
-use converge::{Agent, Host, Outcome, blocking};
+use converge::{Agent, Host, HostPlan, Outcome, blocking};
 use store::AppName;
 use store::intent::{NodeIntent, looks_gone};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -88,20 +88,18 @@ impl PacketFilter {
 impl Agent for PacketFilter {
     async fn converge_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<Outcome> {
         let (_, doubts) = self.converge_to(&intent, host).await?;
-        ensure!(doubts.is_empty(), "{}", doubts.join("; "));
-        Ok(Outcome::Converged)
+        doubts.map_or(Ok(Outcome::Converged), Err)
     }
 
-    async fn plan_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<Vec<String>> {
-        let (lines, doubts) = self.converge_to(&intent, host).await?;
-        let doubts = doubts.into_iter().map(|doubt| format!("left as it is: {doubt}"));
-        Ok(lines.iter().map(Line::to_string).chain(doubts).collect())
+    async fn plan_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<HostPlan> {
+        let (lines, failed) = self.converge_to(&intent, host).await?;
+        Ok(HostPlan { steps: lines.iter().map(Line::to_string).collect(), failed })
     }
 }
 
 impl PacketFilter {
     /// The lines of what was left to do, and what is wrong with single apps or with a family.
-    async fn converge_to(&self, intent: &NodeIntent, host: &Host) -> Result<(Vec<Line>, Vec<String>)> {
+    async fn converge_to(&self, intent: &NodeIntent, host: &Host) -> Result<(Vec<Line>, Option<Error>)> {
         let Round { mut lines, ask, mut complaints, mut trouble } = self.round(intent, &Gone::new()).await?;
         // To be sure that an app has gone takes time, and may fail: all else is done by now.
         let (gone, doubts) = confirm(ask, host).await;
@@ -111,7 +109,8 @@ impl PacketFilter {
         }
         let complaints = complaints.into_iter().map(|(app, complaint)| format!("{app}: {complaint}"));
         let trouble = trouble.map(|error| format!("{error:#}"));
-        Ok((lines, trouble.into_iter().chain(complaints).collect()))
+        let doubts = trouble.into_iter().chain(complaints).collect::<Vec<_>>();
+        Ok((lines, (!doubts.is_empty()).then(|| anyhow!(doubts.join("; ")))))
     }
 
     async fn round(&self, intent: &NodeIntent, gone: &Gone) -> Result<Round> {
