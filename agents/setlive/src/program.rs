@@ -31,7 +31,8 @@ pub(crate) async fn run(
     let install = definition.install(app);
     let program = install.join(path);
     let mut command = as_user(definition.runas.as_ref(), &program);
-    command.current_dir(&install).env("CONFIG_PATH", definition.config_path());
+    // What the agent may do with the store is not for whoever writes an app.
+    command.current_dir(&install).env("CONFIG_PATH", definition.config_path()).env_remove("CONSUL_HTTP_TOKEN");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut group = Group::start(&mut command).with_context(|| format!("starting {}", program.display()))?;
     let printing = tokio::task::spawn_local(pass_on(group.child.stdout.take(), app.clone(), path.to_owned(), output));

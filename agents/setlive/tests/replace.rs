@@ -156,6 +156,19 @@ fn hooks_run_around_a_replacement_and_one_that_hangs_ends_in_time() {
 }
 
 #[test]
+fn the_agents_token_is_not_the_apps() {
+    let host = Host::new();
+    host.deploy_config(json!({}));
+    let told = host.path("told");
+    let tell = format!("echo \"${{CONSUL_HTTP_TOKEN-none}}\" > {}", told.display());
+    host.install(&Slug::new("1", Behaviour::Good).enable(&tell));
+    host.activate("1", json!({}));
+    let pass = fixtures::pass(host.setlive().arg("--once").env("CONSUL_HTTP_TOKEN", "secret"));
+    assert!(pass.ok, "{}", pass.log);
+    assert_eq!(fs::read_to_string(told).unwrap(), "none\n");
+}
+
+#[test]
 fn only_inputs_restart_an_app() {
     let host = Host::new();
     host.deploy_config(json!({}));
