@@ -389,7 +389,11 @@ mod tests {
             (DEPLOY, r#"{"basedir": "/a", "runas": "root:x"}"#, "not a user's name"),
             (DEPLOY, r#"{"basedir": "/a", "ports": [0]}"#, "port 0"),
             (DEPLOY, r#"{"basedir": "/a", "ports": [70000]}"#, "ports[0]: invalid value: integer `70000`"),
-            (DEPLOY, r#"{"basedir": "/a", "ports": ["80"]}"#, "ports[0]: invalid type: string \"80\", expected a port's number"),
+            (
+                DEPLOY,
+                r#"{"basedir": "/a", "ports": ["80"]}"#,
+                "ports[0]: invalid type: string \"80\", expected a port's number",
+            ),
             (DEPLOY, r#"{"basedir": "/a", "ports": [{"port": 1, "source": "10.1.2.3/8"}]}"#, r#"write "10.0.0.0/8""#),
         ] {
             let reason = reason(key, document);
