@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use serde_json::{Map, Value};
@@ -20,7 +21,7 @@ use crate::{Document, Store};
 /// What a node shall run. An app that is not here is not wanted, or not known: see [`crate::Store::get`].
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct NodeIntent {
-    pub apps: BTreeMap<AppName, Result<App, Invalid>>,
+    pub apps: BTreeMap<AppName, Result<Arc<App>, Invalid>>,
     /// Keys under `nodes/<node>/` that name no app.
     pub strays: Vec<Invalid>,
 }
@@ -110,7 +111,7 @@ impl Listing {
     pub fn intent(self, clusters: &Documents) -> NodeIntent {
         let mut reading = Reading::of(self);
         let all = reading.waiting.keys().cloned().collect::<Vec<_>>();
-        reading.add(&all, clusters);
+        reading.add(&all, clusters, &mut |_| {});
         reading.intent()
     }
 }
@@ -122,7 +123,7 @@ type Claim = (AppName, String, BaseDir);
 struct Reading {
     /// The apps of which nothing came yet, by where it will come from.
     waiting: BTreeMap<Prefix, (AppName, NodeDocument)>,
-    apps: BTreeMap<AppName, Result<App, Invalid>>,
+    apps: BTreeMap<AppName, Result<Arc<App>, Invalid>>,
     strays: Vec<Invalid>,
     /// Also of an app whose config turns out invalid: what it runs lives there all the same.
     basedirs: Vec<Claim>,
@@ -141,10 +142,11 @@ impl Reading {
         Self { waiting, apps, strays, basedirs: Vec::new() }
     }
 
-    /// All that is under these prefixes has come.
-    fn add(&mut self, prefixes: &[Prefix], clusters: &Documents) {
+    /// All that is under these prefixes has come. Tells of each app that is valid as far as it is known by itself.
+    fn add(&mut self, prefixes: &[Prefix], clusters: &Documents, tell: &mut dyn FnMut(&Arc<App>)) {
         for (name, node) in prefixes.iter().filter_map(|prefix| self.waiting.remove(prefix)).collect::<Vec<_>>() {
-            let app = self.app(&name, node, clusters);
+            let app = self.app(&name, node, clusters).map(Arc::new);
+            app.iter().for_each(&mut *tell);
             self.apps.insert(name, app);
         }
     }
@@ -159,7 +161,7 @@ impl Reading {
     fn intent(mut self) -> NodeIntent {
         // Whatever came, no app that is named is left out: it would look as if it were not.
         let rest = self.waiting.keys().cloned().collect::<Vec<_>>();
-        self.add(&rest, &Documents::new());
+        self.add(&rest, &Documents::new(), &mut |_| {});
         let mut apps = self.apps;
         // What is said of two that overlap does not depend on which came first.
         self.basedirs.sort_by(|(one, ..), (other, ..)| one.cmp(other));
@@ -182,13 +184,13 @@ pub async fn read(store: &Store, node: &NodeName) -> Result<(NodeIntent, Token)>
 }
 
 /// Reads what `node` shall run, for somebody who does not wait for changes: at the same cost to the store, and without
-/// that of a token.
-pub async fn read_once(store: &Store, node: &NodeName) -> Result<NodeIntent> {
+/// that of a token. Tells early of each app that looks valid: in the end it may clash with another.
+pub async fn read_once(store: &Store, node: &NodeName, tell: &mut (dyn FnMut(&Arc<App>) + Send)) -> Result<NodeIntent> {
     let listing = Listing::new(node, &store.documents(&[node_prefix(node)]).await?);
     let prefixes = listing.prefixes();
     let mut reading = Reading::of(listing);
     // What has come is made sense of while the store works on the rest.
-    store.each(&prefixes, &mut |prefixes, documents| reading.add(prefixes, &documents)).await?;
+    store.each(&prefixes, &mut |prefixes, documents| reading.add(prefixes, &documents, tell)).await?;
     Ok(reading.intent())
 }
 

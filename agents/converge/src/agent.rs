@@ -31,7 +31,7 @@ pub trait Agent: 'static {
     }
 
     /// What tells, for less than an attempt takes, that an attempt at an app would find nothing to do. A single pass asks
-    /// it first, of all apps.
+    /// it first, of every app as it comes.
     fn glance(&self) -> Option<Glance> {
         None
     }
@@ -86,7 +86,7 @@ pub enum Outcome {
 /// What intent says of one app.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Wanted {
-    App(Box<App>),
+    App(Arc<App>),
     /// The listing that was read does not name the app. Not a reason to remove anything: see
     /// [`store::intent::looks_gone`].
     Unnamed,

@@ -1,20 +1,22 @@
-//! A glance at many apps at once, so that a pass over a host where nothing is to be done costs a look at each app and no
-//! more: no task, no thread and no lock of its own.
+//! A glance at many apps, as their intent comes in, so that a pass over a host where nothing is to be done costs a look at
+//! each app and no more: no task, no thread and no lock of its own, and no wait for the rest of the store's answer.
 //!
 //! Ensures: an app whose disk hangs delays the others by [`PATIENCE`] at the most; whatever was not glanced at, or was not
 //! found to be done with, is attempted as if there had been no glance.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use store::AppName;
+use store::intent::App;
 use tokio::task::JoinSet;
 
-use crate::agent::{Task, Wanted};
-
-/// Whether an attempt at an app would find nothing to do. Called on any thread, may wait for the disk, and changes nothing.
-pub type Glance = Arc<dyn Fn(&AppName, &Wanted) -> bool + Send + Sync>;
+/// Whether an attempt at an app that is wanted so would find nothing to do. Called on any thread, may wait for the disk,
+/// and changes nothing.
+pub type Glance = Arc<dyn Fn(&Arc<App>) -> bool + Send + Sync>;
 
 /// How long nothing may come of it before the rest is attempted without a glance.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -23,103 +25,113 @@ const MOST_THREADS: usize = 4;
 /// Apps to a thread that are worth starting it.
 const APPS_A_THREAD: usize = 32;
 
-/// The tasks that are left to be attempted.
-pub(crate) async fn unsettled(glance: Glance, tasks: Vec<Task>) -> Vec<Task> {
-    let looks = Arc::new(Looks::at(tasks, glance));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = looks.tasks.len().div_ceil(APPS_A_THREAD).min(cores).min(MOST_THREADS);
-    let mut looking = JoinSet::new();
-    for _ in 0..threads {
-        let looks = looks.clone();
-        looking.spawn_blocking(move || looks.take_turns());
-    }
-    let mut before = 0;
-    loop {
-        tokio::select! {
-            ended = looking.join_next() => if ended.is_none() { break },
-            () = tokio::time::sleep(PATIENCE) => {
-                let looked = looks.looked.load(Relaxed);
-                if looked == before {
-                    break;
-                }
-                before = looked;
-            }
-        }
-    }
-    looks.unsettled()
+/// Glances under way.
+pub(crate) struct Glances {
+    shared: Arc<Shared>,
+    apps: Sender<Arc<App>>,
+    threads: JoinSet<()>,
+    most_threads: usize,
+    added: usize,
 }
 
 /// What the threads that look share.
-struct Looks {
-    tasks: Vec<Task>,
+struct Shared {
     glance: Glance,
-    /// By task.
-    settled: Vec<AtomicBool>,
-    /// The first task that nobody looks at yet.
-    next: AtomicUsize,
+    apps: Mutex<Receiver<Arc<App>>>,
+    settled: Mutex<BTreeSet<AppName>>,
     /// How many were looked at.
     looked: AtomicUsize,
+    /// Nobody waits for the rest any more.
+    over: AtomicBool,
 }
 
-impl Looks {
-    fn at(tasks: Vec<Task>, glance: Glance) -> Self {
-        let settled = tasks.iter().map(|_| AtomicBool::new(false)).collect();
-        Self { tasks, glance, settled, next: AtomicUsize::new(0), looked: AtomicUsize::new(0) }
+impl Glances {
+    pub(crate) fn new(glance: Glance) -> Self {
+        let (apps, come) = channel();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shared = Shared {
+            glance,
+            apps: Mutex::new(come),
+            settled: Mutex::default(),
+            looked: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
+        };
+        let (shared, most_threads) = (Arc::new(shared), cores.min(MOST_THREADS));
+        Self { shared, apps, threads: JoinSet::new(), most_threads, added: 0 }
     }
 
-    fn take_turns(&self) {
-        while let Some((task, settled)) = self.turn() {
-            let is_settled = (self.glance)(&task.app, &task.wanted.borrow());
-            settled.store(is_settled, Relaxed);
+    pub(crate) fn add(&mut self, app: &Arc<App>) {
+        if self.threads.len() < self.most_threads.min(self.added / APPS_A_THREAD + 1) {
+            let shared = self.shared.clone();
+            self.threads.spawn_blocking(move || shared.look());
+        }
+        self.added += 1;
+        // As long as we are there somebody can receive it.
+        let _ = self.apps.send(app.clone());
+    }
+
+    /// The apps at which nothing is to be done.
+    pub(crate) async fn settled(self) -> BTreeSet<AppName> {
+        let Self { shared, apps, mut threads, .. } = self;
+        // With it the threads end once they have looked at all.
+        drop(apps);
+        let mut before = shared.looked.load(Relaxed);
+        loop {
+            tokio::select! {
+                ended = threads.join_next() => if ended.is_none() { break },
+                () = tokio::time::sleep(PATIENCE) => {
+                    let looked = shared.looked.load(Relaxed);
+                    if looked == before {
+                        break;
+                    }
+                    before = looked;
+                }
+            }
+        }
+        // Whoever still hangs need not look any further when it wakes.
+        shared.over.store(true, Relaxed);
+        std::mem::take(&mut shared.settled.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Shared {
+    fn look(&self) {
+        while let Some(app) = self.next() {
+            let is_settled = (self.glance)(&app);
             self.looked.fetch_add(1, Relaxed);
+            if is_settled {
+                self.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(app.name.clone());
+            }
         }
     }
 
-    fn turn(&self) -> Option<(&Task, &AtomicBool)> {
-        let next = self.next.fetch_add(1, Relaxed);
-        self.tasks.get(next).zip(self.settled.get(next))
-    }
-
-    fn unsettled(&self) -> Vec<Task> {
-        // Whoever still hangs need not look any further when it wakes.
-        self.next.store(self.tasks.len(), Relaxed);
-        let unsettled = self.tasks.iter().zip(&self.settled).filter(|(_, settled)| !settled.load(Relaxed));
-        unsettled.map(|(task, _)| task.clone()).collect()
+    /// Waits for the next app. `None` when there will be none, or when nobody waits for what comes of it.
+    fn next(&self) -> Option<Arc<App>> {
+        let next = self.apps.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+        next.filter(|_| !self.over.load(Relaxed))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Barrier, Mutex};
-
-    use store::Store;
-    use tokio::sync::{Semaphore, watch};
+    use std::sync::Barrier;
 
     use super::*;
-    use crate::agent::{Host, Source};
+    use crate::schedule::tests::app_at;
 
-    fn tasks(apps: &[&str]) -> Vec<Task> {
-        let host = Host {
-            node: "web1".parse().unwrap(),
-            store: Store::open(Some("file:nowhere")).unwrap(),
-            source: Source::Store,
-            read_only: false,
-            permits: Arc::new(Semaphore::new(1)),
-        };
-        let wanted = watch::Sender::new(Wanted::Unnamed).subscribe();
-        let task = |app: &&str| Task { app: app.parse().unwrap(), host: host.clone(), wanted: wanted.clone() };
-        apps.iter().map(task).collect()
-    }
-
-    async fn left(apps: &[&str], glance: Glance) -> Vec<String> {
-        unsettled(glance, tasks(apps)).await.iter().map(|task| task.app.to_string()).collect()
+    async fn settled(apps: &[&str], glance: Glance) -> Vec<String> {
+        let mut glances = Glances::new(glance);
+        for app in apps {
+            glances.add(&Arc::new(app_at(app, "1")));
+        }
+        glances.settled().await.iter().map(AppName::to_string).collect()
     }
 
     #[tokio::test]
     async fn what_is_settled_is_not_attempted_and_the_rest_is() {
-        let glance: Glance = Arc::new(|app, _| app.as_str() != "b");
-        assert_eq!(left(&["a", "b", "c"], glance).await, ["b"]);
-        assert_eq!(left(&[], Arc::new(|_, _| true)).await, [""; 0]);
+        let glance: Glance = Arc::new(|app| app.name.as_str() != "b");
+        assert_eq!(settled(&["a", "b", "c"], glance).await, ["a", "c"]);
+        assert_eq!(settled(&[], Arc::new(|_| true)).await, [""; 0]);
     }
 
     #[tokio::test]
@@ -127,15 +139,15 @@ mod tests {
         let (gate, looked) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new(Vec::new())));
         let glance: Glance = {
             let (gate, looked) = (gate.clone(), looked.clone());
-            Arc::new(move |app, _| {
-                looked.lock().unwrap().push(app.to_string());
-                if app.as_str() == "hangs" {
+            Arc::new(move |app| {
+                looked.lock().unwrap().push(app.name.to_string());
+                if app.name.as_str() == "hangs" {
                     gate.wait();
                 }
                 true
             })
         };
-        assert_eq!(left(&["a", "hangs", "z"], glance).await, ["hangs", "z"]);
+        assert_eq!(settled(&["a", "hangs", "z"], glance).await, ["a"]);
         gate.wait();
         assert_eq!(*looked.lock().unwrap(), ["a", "hangs"]);
     }

@@ -1,30 +1,28 @@
 //! One pass over all apps, and what one would do.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use store::AppName;
-use store::intent::{self, Invalid, NodeIntent};
+use store::intent::{self, App, Invalid, NodeIntent};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::field::display;
 use tracing::{error, info};
 
-use crate::agent::{Agent, Host, HostPlan, Outcome, Task};
+use crate::agent::{Agent, Host, HostPlan, Outcome, Task, Wanted};
 use crate::args::LogFormat;
-use crate::glance::unsettled;
+use crate::glance::{Glance, Glances};
 use crate::schedule::{Verdict, verdicts};
 use crate::watch::tell_if_empty;
 
 /// Attempts every app once, and the host as a whole, all at the same time. Failure when any failed.
 pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCode> {
-    let Round { intent, tasks, mut failed } = round(agent, host).await?;
-    let tasks = match agent.glance() {
-        Some(glance) => unsettled(glance, tasks).await,
-        None => tasks,
-    };
+    let Round { intent, tasks, mut failed } = round(agent, host, agent.glance()).await?;
     let mut running = JoinSet::new();
     for task in tasks {
         let agent = agent.clone();
@@ -49,7 +47,7 @@ pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCod
 
 /// Prints what a pass would do to each app, and to the host as a whole.
 pub(crate) async fn plan<A: Agent>(agent: &Rc<A>, host: &Host, format: LogFormat) -> Result<ExitCode> {
-    let Round { intent, tasks, mut failed } = round(agent, host).await?;
+    let Round { intent, tasks, mut failed } = round(agent, host, None).await?;
     let mut show = |app: Option<AppName>, steps: Result<Vec<String>>| match steps {
         Ok(steps) => print_plan(app.as_ref(), &steps, format),
         Err(error) => {
@@ -96,8 +94,14 @@ struct Round {
     failed: bool,
 }
 
-async fn round<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<Round> {
-    let intent = intent::read_once(&host.store, &host.node).await?;
+async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> Result<Round> {
+    let mut glances = glance.map(Glances::new);
+    let mut glance_at = |app: &Arc<App>| glances.iter_mut().for_each(|glances| glances.add(app));
+    let intent = intent::read_once(&host.store, &host.node, &mut glance_at).await?;
+    let settled = match glances {
+        Some(glances) => glances.settled().await,
+        None => BTreeSet::new(),
+    };
     tell_if_empty(host, &intent);
     let mut failed = false;
     for Invalid { key, reason } in &intent.strays {
@@ -107,6 +111,7 @@ async fn round<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<Round> {
     let mut tasks = Vec::new();
     for (app, verdict) in verdicts(&intent, agent.present()?) {
         match &verdict {
+            Verdict::Converge(Wanted::App(_)) if settled.contains(&app) => continue,
             Verdict::Converge(_) => {}
             Verdict::Held => {
                 info!(%app, "{}", Verdict::HELD);

@@ -50,7 +50,7 @@ pub(crate) fn verdicts(intent: &NodeIntent, present: BTreeSet<AppName>) -> BTree
     verdicts.extend(intent.apps.iter().map(|(name, app)| {
         let verdict = match app {
             Ok(app) if app.hold => Verdict::Held,
-            Ok(app) => Verdict::Converge(Wanted::App(Box::new(app.clone()))),
+            Ok(app) => Verdict::Converge(Wanted::App(app.clone())),
             Err(invalid) => Verdict::Invalid(invalid.clone()),
         };
         (name.clone(), verdict)
@@ -240,9 +240,10 @@ impl<A: Agent> Schedule<A> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::cell::RefCell;
     use std::collections::VecDeque;
+    use std::sync::Arc;
 
     use store::Store;
     use tokio::task::LocalSet;
@@ -306,14 +307,14 @@ mod tests {
     fn intent(apps: &[(&str, &str)]) -> NodeIntent {
         let app = |name: &str, kind: &str| match kind {
             "invalid" => Err(Invalid { key: "k".to_owned(), reason: "r".to_owned() }),
-            _ => Ok(app_at(name, kind)),
+            _ => Ok(app_at(name, kind).into()),
         };
         let apps = apps.iter().map(|(name, kind)| (name.parse().unwrap(), app(name, kind))).collect();
         NodeIntent { apps, strays: Vec::new() }
     }
 
     /// An app whose active version is `kind`, or which is held.
-    fn app_at(name: &str, kind: &str) -> store::intent::App {
+    pub(crate) fn app_at(name: &str, kind: &str) -> store::intent::App {
         let key = |what: &str| format!("clusters/{name}/dev/{what}");
         let documents = [
             (format!("nodes/web1/{name}"), format!(r#"{{"cluster": "dev", "hold": {}}}"#, kind == "hold")),
@@ -323,7 +324,7 @@ mod tests {
         let document = |text: String| store::Document { bytes: text.into(), revision: store::Revision(String::new()) };
         let documents = documents.into_iter().map(|(key, text)| (key, Ok(document(text)))).collect();
         let listing = store::intent::Listing::new(&"web1".parse().unwrap(), &documents);
-        listing.intent(&documents).apps.remove(name).unwrap().unwrap()
+        Arc::unwrap_or_clone(listing.intent(&documents).apps.remove(name).unwrap().unwrap())
     }
 
     /// Runs the schedule for some virtual time on each of the intents, and tells which attempts began when.
@@ -349,7 +350,7 @@ mod tests {
             store: Store::open(Some("file:nowhere")).unwrap(),
             source: crate::Source::Store,
             read_only: false,
-            permits: std::sync::Arc::new(tokio::sync::Semaphore::new(1)),
+            permits: Arc::new(tokio::sync::Semaphore::new(1)),
         };
         let (sender, receiver) = mpsc::channel(1);
         LocalSet::new()

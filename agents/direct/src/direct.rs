@@ -39,7 +39,7 @@ impl Agent for Direct {
 
     fn glance(&self) -> Option<Glance> {
         let (prepared, live) = (self.preparer.glance()?, self.setlive.glance()?);
-        Some(Arc::new(move |app, wanted| prepared(app, wanted) && live(app, wanted)))
+        Some(Arc::new(move |app| prepared(app) && live(app)))
     }
 
     /// One after the other, so that a single pass is enough.

@@ -39,10 +39,7 @@ impl Agent for Preparer {
     }
 
     fn glance(&self) -> Option<Glance> {
-        Some(Arc::new(|_, wanted| match wanted {
-            Wanted::App(app) => look(app).is_ok_and(|plan| plan.is_empty()),
-            Wanted::Unnamed | Wanted::Unknown | Wanted::Held => true,
-        }))
+        Some(Arc::new(|app| look(app).is_ok_and(|plan| plan.is_empty())))
     }
 
     async fn converge(&self, mut task: Task) -> Result<Outcome> {

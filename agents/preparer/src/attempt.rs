@@ -69,7 +69,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// The version to prepare next, by what intent and the host say now.
-    async fn next(&self, wanted: Wanted) -> Result<Option<(App, Version)>> {
+    async fn next(&self, wanted: Wanted) -> Result<Option<(Arc<App>, Version)>> {
         let Wanted::App(app) = wanted else { return Ok(None) };
         if Installs::of(&app) != self.installs {
             // Elsewhere, under another lock: the next attempt's.
@@ -77,7 +77,7 @@ impl<'a> Attempt<'a> {
         }
         let missing = observe(&app).await?.prepare;
         let next = missing.into_iter().find(|version| !self.failed.contains(version));
-        Ok(next.map(|version| (*app, version)))
+        Ok(next.map(|version| (app, version)))
     }
 
     /// Resolves when, by new intent, another version than this is next.

@@ -61,7 +61,8 @@ pub(crate) mod tests {
         ];
         let document = |text: String| Ok(Document { bytes: text.into(), revision: Revision(String::new()) });
         let documents = documents.into_iter().map(|(key, text)| (key.to_owned(), document(text))).collect();
-        Listing::new(&"web1".parse().unwrap(), &documents).intent(&documents).apps.remove("slug").unwrap().unwrap()
+        let intent = Listing::new(&"web1".parse().unwrap(), &documents).intent(&documents);
+        intent.apps["slug"].as_ref().unwrap().as_ref().clone()
     }
 
     /// Versions and their status, what is seen, what is prepared, what is removed.

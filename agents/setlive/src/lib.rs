@@ -120,7 +120,7 @@ impl Agent for Setlive {
     fn glance(&self) -> Option<Glance> {
         let site = self.site.clone();
         // What went wrong is for an attempt to say.
-        Some(Arc::new(move |app, wanted| site.is_settled(app, wanted).unwrap_or(false)))
+        Some(Arc::new(move |app| site.is_settled(&app.name, &Wanted::App(app.clone())).unwrap_or(false)))
     }
 
     async fn converge(&self, mut task: Task) -> Result<Outcome> {

@@ -50,8 +50,8 @@ impl Places {
 
     /// True when all that the definition needs is on disk as it shall be.
     pub(crate) fn hold(&self, app: &AppName, definition: &Definition) -> bool {
-        let owned = [self.files(app, definition), self.links(app, definition)].concat();
-        owned.iter().all(|owned| match owned {
+        let mut owned = self.files(app, definition).into_iter().chain(self.links(app, definition));
+        owned.all(|owned| match &owned {
             Owned::File { path, text, mode } => files::holds(path, text.as_bytes(), *mode),
             Owned::Link { path, target } => fs::read_link(path).is_ok_and(|found| found == *target),
         })
@@ -69,7 +69,7 @@ impl Places {
         let config = definition.config_path();
         files::directory(config.parent().unwrap_or(Path::new("/")))?;
         let mut staged = Vec::new();
-        for owned in [self.files(app, definition), self.links(app, definition)].concat() {
+        for owned in self.files(app, definition).into_iter().chain(self.links(app, definition)) {
             staged.extend(match &owned {
                 Owned::File { path, text, mode } => files::stage(path, text.as_bytes(), *mode)?,
                 Owned::Link { path, target } => files::stage_link(path, target)?,
