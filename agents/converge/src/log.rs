@@ -1,6 +1,7 @@
 //! Log lines as operators know them: `INFO  [2014-08-31 02:42:58.077] slug: Symlinking`, to standard error, in UTC.
 //!
-//! `RUST_LOG` sets what is shown (default `info`), in the syntax of `tracing_subscriber`'s `EnvFilter`.
+//! `RUST_LOG` sets what is shown (default `info`), in the syntax of `tracing_subscriber`'s `EnvFilter`. A line that nobody
+//! takes, since the disk under the log is full or its reader is gone, is lost; the agent goes on.
 
 use std::fmt;
 
@@ -17,7 +18,9 @@ use crate::args::LogFormat;
 
 pub(crate) fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // To complain of standard error there would be a panic.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     match format {
         LogFormat::Text => builder.event_format(Text).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

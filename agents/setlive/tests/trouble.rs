@@ -214,6 +214,21 @@ fn a_host_without_ca_certificates_is_a_host_all_the_same() {
 }
 
 #[test]
+fn an_agent_whose_log_nobody_takes_goes_on() {
+    let host = live(&GOOD);
+    host.activate("2", json!({}));
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    assert!(host.setlive().arg("--once").stderr(full).status().unwrap().success());
+    host.serves("2");
+
+    host.activate("1", json!({}));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert!(host.setlive().arg("--once").stderr(writer).status().unwrap().success());
+    host.serves("1");
+}
+
+#[test]
 fn any_number_and_any_nesting_in_user_config_converges() {
     let host = live(&GOOD);
     let odd = format!(
