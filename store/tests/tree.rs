@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use fixtures::{Scratch, Tree, eventually, tree};
 use place::command::{json, pp_store, run, said};
@@ -383,6 +383,38 @@ fn nothing_is_written_outside_of_the_directory_and_what_cannot_be_exported_is_na
     }
     assert!(err.contains("8 documents were not exported"), "{err}");
     assert_eq!(before, outside.tree());
+}
+
+#[test]
+fn a_disk_that_takes_nothing_is_said_once() {
+    let place = Place::directory();
+    let (source, dir) = (Dir::new(&place, "source"), Dir::new(&place, "dir"));
+    source.slug();
+    ends(&place, &["import", source.arg()], 0);
+    fs::create_dir(&dir.path).unwrap();
+    for (options, says) in [
+        ("nr_inodes=2", "clusters/slug/dev/config: making the directory slug: No space left on device"),
+        ("ro", "clusters/slug/dev/config: making the directory clusters: Read-only file system"),
+    ] {
+        let mount = r#"mount -t tmpfs -o "$0" none "$1" && exec "$2" --store "$3" export "$1""#;
+        let mut export = Command::new("unshare");
+        export.args(["--mount", "sh", "-c", mount, options, dir.arg(), env!("CARGO_BIN_EXE_pp-store"), &place.url]);
+        let (status, _, err) = said(&export.output().unwrap());
+        assert_eq!((status, err.lines().count()), (1, 2), "{err}");
+        assert!(err.contains("0 of 4 changes made") && err.contains(says), "{err}");
+    }
+}
+
+#[test]
+fn the_documents_of_one_file_are_told_apart_in_a_difference() {
+    let place = Place::directory();
+    let file = place.scratch.path().join("all.json");
+    fs::write(&file, r#"{"clusters/slug/dev/config": {"versions": {}}, "nodes/web1/slug": {"cluster": "dev"}}"#)
+        .unwrap();
+    let (out, _) = ends(&place, &["import", file.to_str().unwrap(), "--dry-run"], 0);
+    for key in [CONFIG, "nodes/web1/slug"] {
+        assert!(out.contains(&format!("+++ {}: {key}\n", file.display())), "{out}");
+    }
 }
 
 #[test]

@@ -1,21 +1,22 @@
 //! `pp-store export`, which makes a directory hold what a store's intent is.
 //!
 //! Ensures: a file that is right is not touched; nothing is written through a link; what somebody else wrote into a file
-//! since the comparison stays. A key or document that cannot be exported is named, and the others are.
+//! since the comparison stays. A key or document that cannot be exported is named, and the others are; a disk that takes
+//! none of them is said once.
 
 mod files;
 
 use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use store::{Directory, Documents, Key, Prefix, Store, look_up};
 
 use super::change::{Action, Change, Sides, changes};
 use super::import::ensure_whole;
 use super::{Outcome, intent, note, print_diffs, print_lines};
-use files::Files;
+use files::{Files, is_of_the_disk};
 
 /// How to export.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -89,7 +90,7 @@ fn plan(wanted: &Documents, found: &Documents, prune: bool) -> Result<Plan> {
 }
 
 fn act(files: Files, plan: &mut Plan, in_json: bool) -> Result<Outcome> {
-    let mut lost = false;
+    let mut ended = Ok(Outcome::Done);
     for (change, done) in plan.changes.iter().zip(&mut plan.done) {
         let made = match &change.action {
             Action::Create { to } => files.write(&change.key, None, to),
@@ -108,7 +109,11 @@ fn act(files: Files, plan: &mut Plan, in_json: bool) -> Result<Outcome> {
                     "{}'s file was changed by somebody else meanwhile, and stays as they left it",
                     change.key
                 ));
-                lost = true;
+                ended = Ok(Outcome::Lost);
+            }
+            Err(error) if is_of_the_disk(&error) => {
+                ended = Err(error).with_context(|| change.key.to_string());
+                break;
             }
             Err(error) => plan.left.push((change.key.to_string(), format!("{error:#}"))),
         }
@@ -118,8 +123,9 @@ fn act(files: Files, plan: &mut Plan, in_json: bool) -> Result<Outcome> {
     }
     plan.say_what_is_left();
     let done = plan.done.iter().filter(|done| **done).count();
-    note(&format!("{done} of {} changes made, {} files were right already", plan.changes.len(), plan.identical));
-    Ok(if lost { Outcome::Lost } else { Outcome::Done })
+    let again = if ended.is_err() { "; export again for the rest" } else { "" };
+    note(&format!("{done} of {} changes made, {} files were right already{again}", plan.changes.len(), plan.identical));
+    ended
 }
 
 fn show(dir: &Path, plan: &Plan, in_json: bool) -> Result<()> {

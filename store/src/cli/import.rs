@@ -118,10 +118,10 @@ async fn act(store: &Store, plan: &Plan, done: &mut usize, in_json: bool) -> Res
 /// Shows what would be done.
 fn show(store: &Store, source: &Directory, plan: &Plan, in_json: bool) -> Result<()> {
     let from = |key: &Key| match store {
-        Store::Directory(directory) => directory.file(key.as_str()).display().to_string(),
+        Store::Directory(directory) => place(directory, key),
         Store::Consul(_) => format!("store: {key}"),
     };
-    let to = |key: &Key| source.file(key.as_str()).display().to_string();
+    let to = |key: &Key| place(source, key);
     let sides = Sides { from: &from, to: &to };
     if in_json {
         return print_lines([plan.json(0, Some(&sides)).to_string()]);
@@ -130,6 +130,15 @@ fn show(store: &Store, source: &Directory, plan: &Plan, in_json: bool) -> Result
     say_what_stays(plan);
     note(&format!("{} changes to make, {} documents are right already", plan.changes.len(), plan.identical));
     Ok(())
+}
+
+/// Where a document is, for people: in a file of its own, or in one with all of them.
+fn place(directory: &Directory, key: &Key) -> String {
+    let file = directory.file(key.as_str());
+    if !file.ends_with(format!("{key}.json")) {
+        return format!("{}: {key}", file.display());
+    }
+    file.display().to_string()
 }
 
 /// Says how much was done, and what is left.

@@ -90,10 +90,14 @@ impl Files {
         let mut parents = Vec::<OwnedFd>::new();
         for name in names {
             let at = parents.last().map_or(self.root.as_fd(), AsFd::as_fd);
-            if make && mkdirat(at, *name, Mode::from_raw_mode(0o777)).is_ok() {
-                fsync(at).with_context(|| format!("syncing the directory of {name}"))?;
-            }
-            let opened = openat(at, *name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty());
+            let open = || openat(at, *name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty());
+            let opened = match open() {
+                Err(Errno::NOENT) if make => {
+                    make_directory(at, name)?;
+                    open()
+                }
+                opened => opened,
+            };
             parents.push(opened.map_err(|error| explained(at, name, error))?);
         }
         Ok(parents)
@@ -124,6 +128,23 @@ impl Files {
         flock(store, FlockOperation::Unlock).context("unlocking the store in this directory")?;
         done
     }
+}
+
+/// Makes a directory that was not there, down to the disk.
+fn make_directory(at: BorrowedFd, name: &str) -> Result<()> {
+    match mkdirat(at, name, Mode::from_raw_mode(0o777)) {
+        Ok(()) | Err(Errno::EXIST) => fsync(at).with_context(|| format!("syncing the directory of {name}")),
+        Err(error) => Err(error).with_context(|| format!("making the directory {name}")),
+    }
+}
+
+/// Whether no other document can be written either: the disk is full, or may only be read.
+pub(super) fn is_of_the_disk(error: &anyhow::Error) -> bool {
+    let code = error.chain().find_map(|cause| {
+        let of_io = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        cause.downcast_ref::<Errno>().map(|errno| errno.raw_os_error()).or(of_io)
+    });
+    [Errno::NOSPC, Errno::DQUOT, Errno::ROFS].iter().any(|errno| code == Some(errno.raw_os_error()))
 }
 
 /// The directories and the file of a document. No name in a key can lead elsewhere.
