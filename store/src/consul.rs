@@ -172,7 +172,7 @@ impl Consul {
         let get = |prefix: &Prefix| json!({"KV": {"Verb": "get-tree", "Key": prefix.as_str()}});
         let operations = prefixes.iter().map(get).collect::<Vec<_>>();
         let about = match prefixes {
-            [first, .., last] => format!("{first} … {last} (a transaction of {})", prefixes.len()),
+            [first, .., last] => format!("{first} … {last} (a transaction of {} reads)", prefixes.len()),
             _ => prefixes.iter().map(Prefix::as_str).collect(),
         };
         let request = Request {

@@ -230,7 +230,14 @@ impl Act<'_> {
 
     /// Starts what is in place and does not run.
     async fn restart(&mut self, to: &Definition) -> Result<Next> {
-        // What runs without its runsv holds what the service needs to run.
+        // What runs without its runsv goes on until there is one again to start it anew: it is all that there is of the app.
+        for service in to.services() {
+            let site = &self.setlive.site;
+            if !site.control.is_supervised(&site.places.staged(service)).await? {
+                return Ok(Next::Done(self.no_runsvdir()));
+            }
+        }
+        // Then it holds what the service needs to run.
         processes::end_strays(self.app, to.basedir.path(), &self.running(to)?).await?;
         if let Some(waiting) = self.start(to).await? {
             return Ok(Next::Done(waiting));

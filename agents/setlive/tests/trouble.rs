@@ -82,6 +82,17 @@ fn an_app_whose_runsv_was_killed_is_started_anew_in_place_of_its_orphan() {
 }
 
 #[test]
+fn without_a_runsvdir_an_app_whose_runsv_was_killed_goes_on() {
+    let host = live(&GOOD);
+    let orphan = host.pid();
+    host.runsvdir.as_ref().unwrap().kill();
+    kill(runsv(&host));
+    let waiting = host.converge();
+    assert!(waiting.log.contains("waiting: for runsvdir to look after"), "{}", waiting.log);
+    assert_eq!(host.pid(), orphan);
+}
+
+#[test]
 fn another_program_on_its_port_is_not_taken_for_the_app() {
     let host = Host::new();
     host.install(&Slug::new("1", Behaviour::Good));

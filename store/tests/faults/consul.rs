@@ -153,7 +153,7 @@ fn a_failing_store_is_an_error_that_says_how_and_the_next_call_works() {
                 ("PUT nodes/web1/slug", error(store.compare_and_set(&name, b"[]", &Expected::Absent).await)),
                 ("DELETE nodes/web1/slug", error(store.delete(&name).await)),
                 ("GET nodes/web1/", error(store.read(&two[..1]).await)),
-                ("PUT nodes/web1/ … nodes/web2/ (a transaction of 2)", error(store.read(&two).await)),
+                ("PUT nodes/web1/ … nodes/web2/ (a transaction of 2 reads)", error(store.read(&two).await)),
                 ("GET nodes/web1/", error(store.wait(&seen).await)),
             ] {
                 let says = format!("{what} at http://{address}: {why}");
