@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::{Map, Value};
 
 use crate::document::{Documents, Prefix, Token, look_up};
@@ -208,7 +208,21 @@ pub async fn looks_gone(store: &Store, node: &NodeName, app: &AppName, cluster: 
         "{node} is absent, but so is {config}: this looks like a store that lost its keys, not like a removal; to \
          remove the app from this node put {config} back until it has stopped"
     );
+    if let Some(key) = misspelt(store, app).await? {
+        bail!(
+            "{node} is absent, but {key} is there, which is no key of intent: is it this one, misspelt? Correct or remove it"
+        );
+    }
     Ok(())
+}
+
+/// What may have been meant to be the key of `app` on a node. Files are written by editors, which check no key; in a Consul
+/// what is no key of intent is somebody else's.
+async fn misspelt(store: &Store, app: &AppName) -> Result<Option<String>> {
+    let Store::Directory(_) = store else { return Ok(None) };
+    let (documents, _) = store.read(&[Prefix::everything()]).await?;
+    let names_it = |key: &str| key.trim_end_matches(['/', ' ']).rsplit('/').next() == Some(app.as_str());
+    Ok(documents.into_keys().find(|key| IntentKey::parse(key).is_err() && names_it(key)))
 }
 
 fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Documents) -> Result<App, Invalid> {

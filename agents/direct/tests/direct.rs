@@ -91,7 +91,7 @@ fn a_directory_of_documents_is_as_good_as_a_file() {
 }
 
 #[test]
-fn without_once_it_follows_the_file_and_a_torn_or_empty_one_stops_nothing() {
+fn without_once_it_follows_the_file_and_a_torn_empty_or_misspelt_one_stops_nothing() {
     let host = live();
     let mut direct = host.direct();
     direct.args(["--interval", "0.2"]);
@@ -105,9 +105,13 @@ fn without_once_it_follows_the_file_and_a_torn_or_empty_one_stops_nothing() {
     agent.says("everything stays as it is");
     write_file(&host, "{}");
     agent.says("lost its keys");
+    let node = documents.as_object_mut().unwrap().remove("nodes/web1/slug").unwrap();
+    let mut misspelt = documents.clone();
+    misspelt["node/web1/slug"] = node;
+    write_file(&host, &misspelt.to_string());
+    agent.says("node/web1/slug is there, which is no key of intent");
     assert_eq!(host.health().unwrap()["pid"], pid);
 
-    documents.as_object_mut().unwrap().remove("nodes/web1/slug");
     write_file(&host, &documents.to_string());
     eventually("it is gone", SOON, || {
         (http_get(host.port, "/").is_none() && !host.path("stage/slug").exists()).then_some(())
