@@ -167,7 +167,7 @@ fn a_store_that_is_not_there_is_an_error_of_one_line_that_names_it() {
     let says = format!("GET nodes/web1/slug at http://{nowhere}: cannot connect: Connection refused");
     fails(&place, &["get", "nodes/web1/slug"], 1, &[&says]);
     let place = Place { url: "file:/no/such/directory".to_owned(), ..place };
-    fails(&place, &["ls"], 1, &["pp-store: the store's directory /no/such/directory: No such file"]);
+    fails(&place, &["ls"], 1, &["pp-store: the directory of documents /no/such/directory: No such file"]);
     fails(&place, &["put", "nodes/web1/slug", r#"{"cluster": "a"}"#], 1, &["writing nodes/web1/slug in the directory"]);
     let place = Place { url: "etcd://a".to_owned(), ..place };
     fails(&place, &["ls"], 2, &["'etcd://a' for '--store <URL>': not a store: consul://host:8500"]);

@@ -226,7 +226,11 @@ async fn hold(path: &Path) -> Result<Lock> {
         if !std::mem::replace(&mut said, true) {
             debug!("waiting for another process to be done with {}", path.display());
         }
-        ensure!(Instant::now() < deadline, "another process has held {} for {PATIENCE:?}", path.display());
+        ensure!(
+            Instant::now() < deadline,
+            "another process has held {} for {PATIENCE:?}; is it stopped? `fuser -v {0}` names it",
+            path.display()
+        );
         sleep(Duration::from_millis(5)).await;
     }
 }

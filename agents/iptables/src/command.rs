@@ -38,7 +38,7 @@ pub(crate) async fn run(
         .stdout(output)
         .stderr(Stdio::piped());
     let mut group = Group::start(&mut command).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => anyhow!("there is no {}: install it, or give another", program.display()),
+        std::io::ErrorKind::NotFound => anyhow!("there is no {}: install it", program.display()),
         _ => anyhow!(error).context(format!("starting {}", program.display())),
     })?;
     let Ok(ended) = tokio::time::timeout(patience, group.talk(input)).await else {

@@ -73,8 +73,8 @@ pub(super) fn path(root: &Path, key: &Key) -> PathBuf {
 
 /// An error unless there is a directory.
 pub(super) fn ensure_root(root: &Path) -> Result<()> {
-    let metadata = fs::metadata(root).with_context(|| format!("the store's directory {}", root.display()))?;
-    ensure!(metadata.is_dir(), "the store's directory {} is not a directory", root.display());
+    let metadata = fs::metadata(root).with_context(|| format!("the directory of documents {}", root.display()))?;
+    ensure!(metadata.is_dir(), "{} is neither a directory of documents nor a file with all", root.display());
     Ok(())
 }
 

@@ -159,7 +159,7 @@ checked_string!(
 
 /// 1 to 65535.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "u16", into = "u16")]
+#[serde(try_from = "i64", into = "u16")]
 pub struct PortNumber(u16);
 
 impl PortNumber {
@@ -168,10 +168,13 @@ impl PortNumber {
     }
 }
 
-impl TryFrom<u16> for PortNumber {
-    type Error = &'static str;
-    fn try_from(port: u16) -> Result<Self, Self::Error> {
-        if port == 0 { Err("port 0 is no port") } else { Ok(Self(port)) }
+impl TryFrom<i64> for PortNumber {
+    type Error = String;
+    fn try_from(port: i64) -> Result<Self, Self::Error> {
+        match u16::try_from(port) {
+            Ok(port) if port > 0 => Ok(Self(port)),
+            Ok(_) | Err(_) => Err(format!("{port} is no port: those are 1 to 65535")),
+        }
     }
 }
 
