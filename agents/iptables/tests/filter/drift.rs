@@ -237,3 +237,21 @@ fn a_command_that_is_not_there_or_fails_is_named_with_what_it_says() {
         assert_eq!((site.ports("slug"), site.ports("other")), (vec![], vec!["90".to_owned()]));
     });
 }
+
+#[test]
+fn a_chain_that_is_left_in_the_other_iptables_is_said_with_how_to_remove_it() {
+    with_each_variant(|site| {
+        live(site);
+        let other = if site.variant == "nft" { "legacy" } else { "nft" };
+        let changed = Site { variant: other, ..*site };
+        let says = format!("iptables-{} has a chain of this name, too", site.variant);
+        for _ in 0..2 {
+            let pass = changed.once(&[]);
+            assert_eq!((pass.ok, pass.log.matches(&says).count()), (true, 1), "{}", pass.log);
+        }
+        for words in ["-D INPUT -j PLATYPUS", "-F PLATYPUS", "-X PLATYPUS"] {
+            site.by_hand(words);
+        }
+        assert_eq!(changed.once(&[]).log, "");
+    });
+}
