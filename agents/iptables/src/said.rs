@@ -72,13 +72,25 @@ fn ends(before: &Tables, after: &Tables) -> Option<Line> {
     let (before, after) = (ends(before), ends(after));
     let drops =
         |ends: &[Vec<Rule>]| ends.iter().all(|end| end.last().is_some_and(|rule| rule.text.ends_with("-j DROP")));
+    let kept = || kept(&after);
     let text = match (drops(&before), drops(&after)) {
         _ if before == after => return None,
-        (false, true) => "Dropping, from here on, what no rule accepts",
-        (true, false) => "No longer dropping what no rule accepts",
-        (true, true) | (false, false) => "Writing the rules at its end anew",
+        (false, true) => format!("Dropping, from here on, what no rule accepts; kept open: {}", kept()),
+        (true, false) => "No longer dropping what no rule accepts".to_owned(),
+        (true, true) => format!("Writing the rules at its end anew; kept open: {}", kept()),
+        (false, false) => "Writing the rules at its end anew".to_owned(),
     };
     Some(Line::of(CHAIN, text))
+}
+
+/// The ports that a chain that drops keeps open, whatever intent says.
+fn kept(ends: &[Vec<Rule>]) -> String {
+    let port = |rule: &Rule| {
+        let (_, protocol) = rule.text.split_once("-m ")?;
+        let (protocol, port) = protocol.split_once(" --dport ")?;
+        Some(format!("{}/{protocol}", port.split(' ').next()?.replace(':', "-")))
+    };
+    ends.first().into_iter().flatten().filter_map(port).collect::<Vec<_>>().join(", ")
 }
 
 type ByApp<'a> = BTreeMap<&'a AppName, Vec<(Family, &'a Rule)>>;
@@ -201,6 +213,7 @@ pub(crate) fn port_changes(app: &AppName, before: &[Port], after: &[Port]) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::end::End;
 
     fn table(jumps: usize, rules: &[&str]) -> Table {
         Table { chain: Some(rules.iter().map(|rule| Rule::read(rule)).collect()), jumps }
@@ -226,6 +239,15 @@ mod tests {
         before.v6 = Some(table(1, &[]));
         assert_eq!(said(&before, &both(&[EIGHTY])), ["slug: Opening 80/tcp (IPv6)"]);
         assert_eq!(said(&before, &before), [""; 0]);
+    }
+
+    #[test]
+    fn who_is_about_to_drop_sees_what_stays_open() {
+        let end = End::Drop(["22", "8301-8302/udp"].map(|text| text.parse().unwrap()).to_vec());
+        let dropping = Tables { v4: Table { chain: Some(end.rules(Family::V4)), jumps: 1 }, v6: None };
+        let falling = Tables { v4: table(1, &[]), v6: None };
+        let says = "PLATYPUS: Dropping, from here on, what no rule accepts; kept open: 22/tcp, 8301-8302/udp";
+        assert_eq!(said(&falling, &dropping), [says]);
     }
 
     #[test]
