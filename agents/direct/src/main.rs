@@ -29,6 +29,7 @@ use direct::Direct;
 /// without a restart, once the intent there says the same of it; or, with --adopt, to whoever is given that.
 #[derive(Debug, Parser)]
 #[command(version, verbatim_doc_comment, after_help = format!("{EXAMPLE}\n\n{}", converge::EXIT_STATUS))]
+#[command(mut_arg("adopt", |adopt| adopt.help(ADOPT)))]
 struct Cli {
     /// A directory of documents, or one file with all [default: test_data/intent]
     intent: Option<PathBuf>,
@@ -54,6 +55,9 @@ struct Cli {
     #[command(flatten)]
     filter: Filter,
 }
+
+const ADOPT: &str = "Take over services, apps and rules that are there but are not recorded as ours; what runs differently \
+                     is restarted";
 
 const EXAMPLE: &str = "\
 Example, with runsvdir looking after /etc/service:
