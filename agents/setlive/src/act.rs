@@ -44,9 +44,10 @@ impl Act<'_> {
             Decision::Wait(reason) => return Ok(Next::Done(Outcome::Waiting(reason))),
             Decision::Refuse(reason) => bail!(reason),
             Decision::FellBack { failure, running } => {
+                let formerly = if failure.version == running.version { " as it was configured before" } else { "" };
                 bail!(
-                    "{} failed here ({}); {} runs instead, until another version, configuration or check is active in \
-                     clusters/{app}/{}/config",
+                    "{} failed here ({}); {}{formerly} runs instead, until another version, configuration or check is \
+                     active in clusters/{app}/{}/config",
                     failure.version,
                     failure.reason,
                     running.version,

@@ -152,8 +152,10 @@ fn entries(app: &AppName, install: &Path) -> Result<BTreeMap<String, String>> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             bail!(
                 "{} is missing: an app's install needs it, a script or a directory of scripts; if it is a directory too \
-                 deep in the artifact, make that with tar -C <directory> .",
-                launch.display()
+                 deep in the artifact, make that with tar -C <directory> . as another version, or remove {}, so that the \
+                 mended artifact is fetched",
+                launch.display(),
+                install.display()
             )
         }
         Err(error) => return Err(error).with_context(|| format!("looking at {}", launch.display())),

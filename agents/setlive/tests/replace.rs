@@ -190,6 +190,20 @@ fn only_inputs_restart_an_app() {
 }
 
 #[test]
+fn a_configuration_that_fails_gives_way_to_the_one_before() {
+    let host = Host::new();
+    host.deploy_config(json!({}));
+    host.install(&Slug::new("1", Behaviour::Good));
+    host.activate("1", json!({}));
+    host.converge();
+    let elsewhere = fixtures::free_port();
+    host.activate("1", json!({"user_config": {"port": elsewhere}}));
+    let pass = host.once();
+    assert!(!pass.ok && pass.log.contains("1 as it was configured before runs instead"), "{}", pass.log);
+    host.serves("1");
+}
+
+#[test]
 fn a_script_is_a_check_and_runs_as_the_apps_user() {
     let host = Host::new();
     host.deploy_config(json!({}));
