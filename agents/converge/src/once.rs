@@ -96,7 +96,11 @@ struct Round {
 
 async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> Result<Round> {
     let mut glances = glance.map(Glances::new);
-    let mut glance_at = |app: &Arc<App>| glances.iter_mut().for_each(|glances| glances.add(app));
+    let mut glance_at = |app: &Arc<App>| {
+        if let Some(glances) = glances.as_mut().filter(|_| !app.hold) {
+            glances.add(app);
+        }
+    };
     let intent = intent::read_once(&host.store, &host.node, &mut glance_at).await?;
     let settled = match glances {
         Some(glances) => glances.settled().await,
