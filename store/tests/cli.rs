@@ -1,5 +1,6 @@
 //! `pp-store` as an operator uses it, on both stores.
 
+#[macro_use]
 mod place;
 
 use std::fs;
@@ -13,18 +14,6 @@ use serde_json::json;
 
 const CONFIG: &str = "clusters/slug/dev/config";
 const DEPLOY: &str = "clusters/slug/dev/deploy_config";
-
-/// Runs each of these tests against both stores.
-macro_rules! on_both_stores {
-    ($($test:ident)*) => {
-        mod consul {
-            $(#[test] fn $test() { super::$test(&super::Place::consul()); })*
-        }
-        mod directory {
-            $(#[test] fn $test() { super::$test(&super::Place::directory()); })*
-        }
-    };
-}
 
 on_both_stores! {
     what_is_put_is_listed_and_got

@@ -1,5 +1,6 @@
 //! `pp-store import` and `export`: intent as a tree of files.
 
+#[macro_use]
 mod place;
 
 use std::fs;
@@ -16,18 +17,6 @@ use serde_json::json;
 
 const CONFIG: &str = "clusters/slug/dev/config";
 const DEPLOY: &str = "clusters/slug/dev/deploy_config";
-
-/// Runs each of these tests against both stores.
-macro_rules! on_both_stores {
-    ($($test:ident)*) => {
-        mod consul {
-            $(#[test] fn $test() { super::$test(&super::Place::consul()); })*
-        }
-        mod directory {
-            $(#[test] fn $test() { super::$test(&super::Place::directory()); })*
-        }
-    };
-}
 
 on_both_stores! {
     what_is_imported_is_exported_byte_for_byte

@@ -9,6 +9,7 @@ mod args;
 mod backoff;
 pub mod files;
 mod glance;
+mod group;
 mod log;
 mod once;
 mod schedule;
@@ -28,6 +29,7 @@ pub use agent::{Agent, Host, HostPlan, Outcome, Source, Task, Wanted, blocking};
 pub use args::{Args, RunArgs, node_or_default};
 pub use backoff::Backoff;
 pub use glance::Glance;
+pub use group::Group;
 
 /// For an agent's `--help`.
 pub const EXIT_STATUS: &str = "\

@@ -7,11 +7,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::process::{Pid, Signal, kill_process_group};
+use converge::Group;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
@@ -41,7 +40,7 @@ pub(crate) async fn run(
         std::io::ErrorKind::NotFound => anyhow!("there is no {}: install it", program.display()),
         _ => anyhow!(error).context(format!("starting {}", program.display())),
     })?;
-    let Ok(ended) = tokio::time::timeout(patience, group.talk(input)).await else {
+    let Ok(ended) = tokio::time::timeout(patience, talk(&mut group.child, input)).await else {
         bail!("{} did not end within {patience:?}, and was killed", name());
     };
     let (status, printed, complaint) = ended.with_context(|| format!("running {}", name()))?;
@@ -60,78 +59,49 @@ fn path(own: Option<OsString>) -> OsString {
     path
 }
 
-/// A child that leads a process group.
-struct Group {
-    child: Child,
-    id: Option<Pid>,
-}
-
-impl Group {
-    fn start(command: &mut Command) -> std::io::Result<Self> {
-        let child = command.process_group(0).spawn()?;
-        let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        Ok(Self { child, id })
-    }
-
-    /// Everything in and out at once, so that neither side waits for the other. It is over when the command has ended:
-    /// what it started and left behind may keep its outputs open for ever.
-    async fn talk(&mut self, input: &str) -> std::io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
-        let (mut stdin, mut stdout, mut stderr) =
-            (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take());
-        let (mut printed, mut complaint) = (Vec::new(), Vec::new());
-        let write = async {
-            if let Some(stdin) = &mut stdin {
-                // One that does not want to read it all says so by its exit status.
-                let _ = stdin.write_all(input.as_bytes()).await;
-            }
-            drop(stdin.take());
-        };
-        let read = async {
-            match &mut stdout {
-                Some(stdout) => stdout.read_to_end(&mut printed).await.map(drop),
-                None => Ok(()),
-            }
-        };
-        let complain = async {
-            match &mut stderr {
-                Some(stderr) => stderr.read_to_end(&mut complaint).await.map(drop),
-                None => Ok(()),
-            }
-        };
-        let status = {
-            let mut streams = pin!(async { tokio::join!(write, read, complain) });
-            let (status, streamed) = tokio::select! {
-                streamed = &mut streams => (self.child.wait().await?, Some(streamed)),
-                status = self.child.wait() => (status?, tokio::time::timeout(REST, streams).await.ok()),
-            };
-            if let Some(((), read, complained)) = streamed {
-                read.and(complained)?;
-            }
-            status
-        };
-        Ok((status, printed, complaint))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // A child that was waited for has no id any more: its number may be another's by now.
-        if let (Some(id), Some(_)) = (self.id, self.child.id()) {
-            let _ = kill_process_group(id, Signal::KILL);
-            // It is dead in no time; where this process ends next, nobody else may be there to take note of it.
-            for _ in 0..500 {
-                if !matches!(self.child.try_wait(), Ok(None)) {
-                    break;
-                }
-                thread::sleep(Duration::from_millis(1));
-            }
+/// Everything in and out at once, so that neither side waits for the other. It is over when the command has ended:
+/// what it started and left behind may keep its outputs open for ever.
+async fn talk(child: &mut Child, input: &str) -> std::io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
+    let (mut stdin, mut stdout, mut stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (mut printed, mut complaint) = (Vec::new(), Vec::new());
+    let write = async {
+        if let Some(stdin) = &mut stdin {
+            // One that does not want to read it all says so by its exit status.
+            let _ = stdin.write_all(input.as_bytes()).await;
         }
-    }
+        drop(stdin.take());
+    };
+    let read = async {
+        match &mut stdout {
+            Some(stdout) => stdout.read_to_end(&mut printed).await.map(drop),
+            None => Ok(()),
+        }
+    };
+    let complain = async {
+        match &mut stderr {
+            Some(stderr) => stderr.read_to_end(&mut complaint).await.map(drop),
+            None => Ok(()),
+        }
+    };
+    let status = {
+        let mut streams = pin!(async { tokio::join!(write, read, complain) });
+        let (status, streamed) = tokio::select! {
+            streamed = &mut streams => (child.wait().await?, Some(streamed)),
+            status = child.wait() => (status?, tokio::time::timeout(REST, streams).await.ok()),
+        };
+        if let Some(((), read, complained)) = streamed {
+            read.and(complained)?;
+        }
+        status
+    };
+    Ok((status, printed, complaint))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
+
+    use rustix::process::{Pid, Signal};
 
     use super::*;
 
@@ -167,6 +137,7 @@ mod tests {
         let dead = || running(&child).is_none_or(|stat| stat.contains(") Z "));
         fixtures::eventually("what it started is dead", LONG, || dead().then_some(()));
     }
+
     #[tokio::test]
     async fn one_that_leaves_something_running_has_ended_all_the_same() {
         let begun = Instant::now();

@@ -7,11 +7,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process_group};
+use converge::Group;
 use store::AppName;
 use store::schema::UserName;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tracing::{debug, info};
 
 use crate::definition::Definition;
@@ -94,28 +94,5 @@ fn as_user(user: Option<&UserName>, program: &Path) -> Command {
             command
         }
         None => Command::new(program),
-    }
-}
-
-/// A child that leads a process group, which is killed with it.
-struct Group {
-    child: Child,
-    id: Option<Pid>,
-}
-
-impl Group {
-    fn start(command: &mut Command) -> std::io::Result<Self> {
-        let child = command.process_group(0).kill_on_drop(true).spawn()?;
-        let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        Ok(Self { child, id })
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // A child that ended by itself has been waited for, so that its number may be another's by now.
-        if let (Some(id), Some(_)) = (self.id, self.child.id()) {
-            let _ = kill_process_group(id, Signal::KILL);
-        }
     }
 }

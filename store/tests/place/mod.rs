@@ -1,5 +1,10 @@
 //! A store of a test's own, of either kind.
-#![allow(dead_code, unreachable_pub, reason = "each test program has this as a module, and uses another part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_macros,
+    reason = "each test program has this as a module, and uses another part of it"
+)]
 
 pub mod command;
 
@@ -11,6 +16,18 @@ use std::time::Duration;
 use fixtures::{Consul, Scratch};
 use serde_json::{Value, json};
 use store::{Document, Documents, Key, Prefix, Store};
+
+/// Runs each of these tests against both stores.
+macro_rules! on_both_stores {
+    ($($test:ident)*) => {
+        mod consul {
+            $(#[test] fn $test() { super::$test(&super::Place::consul()); })*
+        }
+        mod directory {
+            $(#[test] fn $test() { super::$test(&super::Place::directory()); })*
+        }
+    };
+}
 
 /// For whatever must happen: a test machine may be slow.
 pub const SOON: Duration = Duration::from_secs(20);
