@@ -11,8 +11,10 @@ fn hosts() -> [Host; 2] {
 }
 
 /// One pass of each agent, in an order that depends on `round`.
-fn round(host: &Host, round: usize) -> [Pass; 2] {
-    let mut agents = [host.preparer(), host.setlive()];
+fn round(host: &Host, round: usize) -> [Pass; 3] {
+    let mut iptables = host.iptables();
+    iptables.arg("--rules").arg(host.path("rules"));
+    let mut agents = [host.preparer(), iptables, host.setlive()];
     if round.is_multiple_of(2) {
         agents.reverse();
     }
@@ -47,6 +49,7 @@ fn keys_written_by_hand_converge_in_three_rounds_in_any_order_and_a_further_roun
         }
         let health = host.serves(version);
         assert_eq!(health["user_config"]["greeting"], version);
+        assert!(fs::read_to_string(host.path("rules")).unwrap().contains("--dport 1212"));
 
         let (before, index) = (host.everything(), consul.index(""));
         for pass in round(&host, 0) {
@@ -155,7 +158,7 @@ fn with_no_flags_each_agent_runs_from_a_checkout() {
     for version in ["0.1", "0.2"] {
         repo.slug(version, Behaviour::Good);
     }
-    for name in ["pp-preparer", "pp-setlive"] {
+    for name in ["pp-preparer", "pp-setlive", "pp-iptables", "pt-direct"] {
         let output = Command::new(bin(name))
             .arg("--once")
             .env_remove("CONSUL_HTTP_ADDR")
@@ -167,4 +170,5 @@ fn with_no_flags_each_agent_runs_from_a_checkout() {
     }
     assert!(host.path("srv/slug/installs/slug_0.2/bin/launch").exists());
     assert!(checkout.join("test_data/runit/service/slug/run").exists(), "only a runsvdir is missing");
+    assert!(checkout.join("test_data/iptables/rules").exists());
 }
