@@ -1,4 +1,4 @@
-//! Consul's key-value store, over its HTTP API.
+//! Consul's key-value store and its catalog, over its HTTP API.
 //!
 //! Ensures: everything is read consistently, so that a server that has just become leader cannot pass off an old state
 //! as the present one. A document is absent only if Consul answers a *single-key* read with 404 and an index: to a token
@@ -6,6 +6,8 @@
 //! `/` are folders of Consul's own UI and ignored, a null value is an empty document.
 
 mod client;
+mod hosts;
+mod instances;
 mod settings;
 mod watch;
 

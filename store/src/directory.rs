@@ -8,6 +8,8 @@
 //!
 //! Where `<root>` is a file, that file holds all documents, and is only read: see [`single`].
 
+mod alive;
+mod instances;
 mod single;
 mod tree;
 mod watch;
@@ -18,6 +20,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::{Document, Documents, Expected, Key, Prefix, Revision, Token};
+pub use alive::Alive;
 use write::Lock;
 
 /// A directory as a store, or a file with all documents.

@@ -14,7 +14,7 @@ use crate::document::{Documents, Prefix, Token, look_up};
 use crate::name::{AppName, ClusterName, NodeName, Version};
 use crate::schema::{
     BaseDir, Config, DeployConfig, Health, IntentKey, NodeDocument, Parse, Port, Seconds, Status, UserName,
-    cluster_prefix, node_prefix,
+    cluster_prefix, is_reality, node_prefix,
 };
 use crate::{Document, Store};
 
@@ -222,7 +222,7 @@ async fn misspelt(store: &Store, app: &AppName) -> Result<Option<String>> {
     let Store::Directory(_) = store else { return Ok(None) };
     let (documents, _) = store.read(&[Prefix::everything()]).await?;
     let names_it = |key: &str| key.trim_end_matches(['/', ' ']).rsplit('/').next() == Some(app.as_str());
-    Ok(documents.into_keys().find(|key| IntentKey::parse(key).is_err() && names_it(key)))
+    Ok(documents.into_keys().find(|key| IntentKey::parse(key).is_err() && !is_reality(key) && names_it(key)))
 }
 
 fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Documents) -> Result<App, Invalid> {

@@ -10,6 +10,7 @@ mod consul;
 mod directory;
 mod document;
 mod http;
+mod instance;
 pub mod intent;
 mod name;
 pub mod repository;
@@ -20,9 +21,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 pub use consul::Consul;
-pub use directory::Directory;
+pub use directory::{Alive, Directory};
 pub use document::{Document, Documents, Key, Prefix, Revision, Token, look_up};
 pub use http::http_client;
+pub use instance::{Instance, InstanceCheck, REPORT_LASTS, Registered, Reports};
 pub use name::{AppName, BadName, ClusterName, NodeName, Version, is_name};
 
 /// A store of documents. Cheap to clone; clones share connections.

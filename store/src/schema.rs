@@ -66,6 +66,11 @@ impl IntentKey {
     }
 }
 
+/// Whether `key` is where agents and `pp-store` write: no intent, and nobody's mistake.
+pub(crate) fn is_reality(key: &str) -> bool {
+    ["instances/", "locks/", "reality/", "history/"].iter().any(|tree| key.starts_with(tree))
+}
+
 /// All of a node's documents.
 pub fn node_prefix(node: &NodeName) -> Prefix {
     Prefix::from_names(&["nodes", node.as_str()])

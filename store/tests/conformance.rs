@@ -1,5 +1,6 @@
 //! What every store does, whichever it is: one set of tests for a real Consul and for a directory.
 
+#[macro_use]
 mod place;
 
 use std::pin::pin;
@@ -9,19 +10,7 @@ use place::{Place, QUIET, get, key, listing, prefix, put, soon, text};
 use store::{Expected, Prefix, Store, Token};
 use tokio::task::JoinSet;
 
-/// Runs each of these tests against both stores.
-macro_rules! on_both_stores {
-    ($($test:ident)*) => {
-        mod consul {
-            $(#[tokio::test] async fn $test() { super::$test(super::Place::consul()).await })*
-        }
-        mod directory {
-            $(#[tokio::test] async fn $test() { super::$test(super::Place::directory()).await })*
-        }
-    };
-}
-
-on_both_stores! {
+on_both_stores_async! {
     what_was_put_is_found_by_its_key_and_by_its_prefixes
     what_nobody_put_is_absent_and_a_prefix_of_nothing_is_empty
     a_prefix_matches_no_half_of_a_name

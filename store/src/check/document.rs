@@ -5,14 +5,11 @@ use anyhow::Error;
 use super::{Finding, Position, twice::twice};
 use crate::Document;
 use crate::name::BadName;
-use crate::schema::{IntentKey, SeveralActive};
-
-/// Where agents and `pp-store` write: no intent, and nobody's mistake.
-const NOT_INTENT: [&str; 3] = ["locks/", "reality/", "history/"];
+use crate::schema::{IntentKey, SeveralActive, is_reality};
 
 /// What is wrong with the document under `key`, whatever else there is.
 pub fn document(key: &str, found: &Result<Document, String>) -> Vec<Finding> {
-    if NOT_INTENT.iter().any(|prefix| key.starts_with(prefix)) {
+    if is_reality(key) {
         return Vec::new();
     }
     let bytes = match found {

@@ -47,6 +47,7 @@ fn what_is_right_has_no_finding() {
     let more = [
         ("locks/slug/dev/shutdown", "no JSON of ours"),
         ("reality/web1/setlive", ""),
+        ("instances/slug/dev/web1", ""),
         ("history/2026-11-22", "[]"),
         ("nodes/web3/other", r#"{"cluster": "dev"}"#),
         ("clusters/other/dev/config", r#"{"versions": {}}"#),

@@ -134,7 +134,7 @@ async fn target_changed(consul: &Consul, target: &Target, token: &Token) -> Resu
 
 /// The index to wait for the end of, after an answer with index `now` to a query with `before`. A lower one is another
 /// history's: to wait with either of them could be to wait in vain, so ask without one. To ask with 0 is not to wait.
-fn next_index(before: u64, now: u64) -> u64 {
+pub(super) fn next_index(before: u64, now: u64) -> u64 {
     if now < before { 0 } else { now.max(1) }
 }
 
@@ -228,12 +228,12 @@ impl Drop for Query {
 /// Patience with answers that come quickly and change nothing, such as those about a prefix under which nothing is: any
 /// write to the store ends a query about that.
 #[derive(Default)]
-struct Calm {
+pub(super) struct Calm {
     quick: u32,
 }
 
 impl Calm {
-    async fn after(&mut self, took: Duration) {
+    pub(super) async fn after(&mut self, took: Duration) {
         self.quick = if took < Duration::from_secs(1) { self.quick + 1 } else { 0 };
         tokio::time::sleep(self.pause().mul_f64(0.5 + fastrand::f64() / 2.0)).await;
     }

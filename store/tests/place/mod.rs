@@ -29,6 +29,18 @@ macro_rules! on_both_stores {
     };
 }
 
+/// Runs each of these asynchronous tests against both stores.
+macro_rules! on_both_stores_async {
+    ($($test:ident)*) => {
+        mod consul {
+            $(#[tokio::test] async fn $test() { super::$test(super::Place::consul()).await })*
+        }
+        mod directory {
+            $(#[tokio::test] async fn $test() { super::$test(super::Place::directory()).await })*
+        }
+    };
+}
+
 /// For whatever must happen: a test machine may be slow.
 pub const SOON: Duration = Duration::from_secs(20);
 /// For whatever must not happen: long against the milliseconds in which it would.

@@ -1,0 +1,263 @@
+//! Instances in Consul's own catalog, so that DNS, load balancers and dashboards see them.
+//!
+//! A service `<node>:<app>` of the local agent, so that several nodes can share one agent, with the check
+//! `<node>:<app>:<definition>`: a check whose definition changed is another one. Ensures: what Consul keeps over a
+//! registration, we keep: maintenance, and the states of checks; so nothing is registered with
+//! `replace-existing-checks`, which loses them. Assumes nothing of services: a name, a tag or meta may be anybody's, and
+//! only what is ours in all of them counts.
+
+mod answers;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+use reqwest::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use self::answers::{Check, Found, Service, registered_in, report_of};
+use super::client::{Answer, Request, TIMEOUT};
+use super::watch::{Calm, next_index};
+use super::{Consul, rule};
+use crate::instance::{REPORT_LASTS, matters, our_notes};
+use crate::{AppName, ClusterName, Instance, InstanceCheck, NodeName, Registered};
+
+/// How long one query waits for a change. One that was given up holds one of the 200 connections that Consul allows an
+/// address for as long.
+const WAIT: Duration = Duration::from_secs(20);
+
+impl Consul {
+    pub(crate) async fn registered(&self, node: &NodeName) -> Result<BTreeMap<AppName, Registered>> {
+        let about = format!("instances of {node}");
+        let services = self.agent::<BTreeMap<String, Service>>("services", &about, "").await?;
+        let checks = self.agent::<BTreeMap<String, Check>>("checks", &about, "").await?;
+        let checks = checks.into_values().collect::<Vec<_>>();
+        let ours = services.values().filter_map(|service| registered_in(None, service, &checks));
+        Ok(ours.filter(|it| it.node == *node).map(|it| (it.app.clone(), it)).collect())
+    }
+
+    pub(crate) async fn register(&self, instance: &Instance) -> Result<()> {
+        let Instance { app, node, .. } = instance;
+        let before = self.local(node, app).await?;
+        // Registered again and again, a check might never run: each time Consul begins its interval anew.
+        if before.as_ref().is_some_and(|before| before.is(instance)) {
+            return Ok(());
+        }
+        let vouched = before.as_ref().is_some_and(|before| before.vouches_for(instance));
+        let answer = self.change(app, "service/register", Some(registration(instance, vouched))).await?;
+        done(&answer)?;
+        // Only now: without any check it would be passing.
+        let new = instance.check.id();
+        for obsolete in before.iter().flat_map(|before| &before.checks).filter(|check| **check != new) {
+            let path = format!("check/deregister/{}:{obsolete}", id(node, app));
+            done_or_gone(&self.change(app, &path, None).await?, &id(node, app))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn deregister(&self, node: &NodeName, app: &AppName) -> Result<()> {
+        let id = id(node, app);
+        done_or_gone(&self.change(app, &format!("service/deregister/{id}"), None).await?, &id)
+    }
+
+    pub(crate) async fn drain(&self, node: &NodeName, app: &AppName, why: &str) -> Result<()> {
+        let (id, notes) = (id(node, app), encoded(&our_notes(why)));
+        // Where there is a maintenance already, Consul leaves that as it is.
+        let path = format!("service/maintenance/{id}?enable=true&reason={notes}");
+        done_or_gone(&self.change(app, &path, None).await?, &id)
+    }
+
+    pub(crate) async fn undrain(&self, node: &NodeName, app: &AppName) -> Result<()> {
+        let id = id(node, app);
+        if self.local(node, app).await?.is_none_or(|it| it.drained.is_none()) {
+            return Ok(());
+        }
+        done_or_gone(&self.change(app, &format!("service/maintenance/{id}?enable=false"), None).await?, &id)
+    }
+
+    pub(crate) async fn report(&self, node: &NodeName, app: &AppName, passes: bool, says: &str) -> Result<()> {
+        let status = if passes { "passing" } else { "critical" };
+        let report = json!({"Status": status, "Output": report_of(says, SystemTime::now())});
+        let path = format!("check/update/{}:{}", id(node, app), InstanceCheck::Reported.id());
+        let answer = self.change(app, &path, Some(report)).await?;
+        let refused = match done(&answer) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        // Consul has several words for a check that it does not have, which is fine if it runs one by itself.
+        match self.local(node, app).await? {
+            Some(it) if !it.checks.is_empty() && !it.checks.contains(&InstanceCheck::Reported.id()) => Ok(()),
+            Some(_) | None => Err(refused),
+        }
+    }
+
+    pub(crate) async fn instances(&self, app: &AppName, cluster: &ClusterName) -> Result<Vec<Registered>> {
+        Ok(self.found(app, cluster, "", TIMEOUT).await?.1)
+    }
+
+    pub(crate) async fn wait_instances(&self, app: &AppName, cluster: &ClusterName, seen: &[Registered]) -> Result<()> {
+        let wait = self.wait.min(WAIT);
+        // Consul adds up to a sixteenth, at random; the rest is for the network.
+        let timeout = wait + wait / 16 + Duration::from_secs(5);
+        let (mut index, mut calm) = (0, Calm::default());
+        loop {
+            let began = Instant::now();
+            let query = format!("&index={index}&wait={}ms", wait.as_millis());
+            let (now, found) = self.found(app, cluster, &query, timeout).await?;
+            if matters(&found) != matters(seen) {
+                return Ok(());
+            }
+            index = next_index(index, now);
+            calm.after(began.elapsed()).await;
+        }
+    }
+
+    /// The instances in the catalog, and its index.
+    async fn found(
+        &self,
+        app: &AppName,
+        cluster: &ClusterName,
+        query: &str,
+        timeout: Duration,
+    ) -> Result<(u64, Vec<Registered>)> {
+        let request = Request {
+            method: Method::GET,
+            path: format!("/v1/health/service/{app}?consistent&tag={cluster}{query}"),
+            body: Vec::new(),
+            timeout,
+            about: &format!("instances of {app} in {cluster}"),
+            rule: rule("service", app.as_str(), "read"),
+        };
+        let answer = self.client.send(request).await?;
+        let index = answer.index.ok_or_else(|| answer.error())?;
+        let found = answer.json::<Vec<Found>>()?;
+        let ours = found.iter().filter_map(|it| registered_in(Some(&it.node.node), &it.service, &it.checks));
+        Ok((index, ours.filter(|it| (&it.app, &it.cluster) == (app, cluster)).collect()))
+    }
+
+    /// One of this host's own instances.
+    async fn local(&self, node: &NodeName, app: &AppName) -> Result<Option<Registered>> {
+        let (id, about) = (id(node, app), format!("the instance of {app} on {node}"));
+        let filter = |field: &str| format!("?filter={}", encoded(&format!("{field} == \"{id}\"")));
+        let services = self.agent::<BTreeMap<String, Service>>("services", &about, &filter("ID")).await?;
+        let checks = self.agent::<BTreeMap<String, Check>>("checks", &about, &filter("ServiceID")).await?;
+        let checks = checks.into_values().collect::<Vec<_>>();
+        Ok(services.values().find_map(|service| registered_in(None, service, &checks)))
+    }
+
+    /// What the local agent says of its own.
+    async fn agent<T: DeserializeOwned>(&self, what: &str, about: &str, query: &str) -> Result<T> {
+        let request = Request {
+            method: Method::GET,
+            path: format!("/v1/agent/{what}{query}"),
+            body: Vec::new(),
+            timeout: TIMEOUT,
+            about,
+            rule: rule("service_prefix", "", "read"),
+        };
+        self.client.send(request).await?.json()
+    }
+
+    async fn change(&self, app: &AppName, path: &str, body: Option<Value>) -> Result<Answer> {
+        let request = Request {
+            method: Method::PUT,
+            path: format!("/v1/agent/{path}"),
+            body: body.map(|body| body.to_string().into_bytes()).unwrap_or_default(),
+            timeout: TIMEOUT,
+            about: path.split('?').next().unwrap_or_default(),
+            rule: rule("service", app.as_str(), "write"),
+        };
+        self.client.send(request).await
+    }
+}
+
+/// Consul's id of an instance. No name holds a colon.
+fn id(node: &NodeName, app: &AppName) -> String {
+    format!("{node}:{app}")
+}
+
+/// What Consul takes for `instance`. An existing check keeps its state; a new one is critical until it has run for the
+/// first time, unless it is `vouched` for. That is anywhere within its interval: with one of 1 s 18 to 964 ms (24 new
+/// checks on Consul 1.8), with 10 s up to 9.9 s.
+fn registration(instance: &Instance, vouched: bool) -> Value {
+    let Instance { app, cluster, node, version, digest, port, check } = instance;
+    let id = id(node, app);
+    let mut definition = match check {
+        InstanceCheck::Http { port, path, interval, timeout } => json!({
+            "HTTP": format!("http://127.0.0.1:{port}{path}"), "Interval": millis(*interval), "Timeout": millis(*timeout),
+        }),
+        InstanceCheck::Tcp { port, interval, timeout } => json!({
+            "TCP": format!("127.0.0.1:{port}"), "Interval": millis(*interval), "Timeout": millis(*timeout),
+        }),
+        InstanceCheck::Reported => json!({"TTL": millis(REPORT_LASTS)}),
+    };
+    definition["CheckID"] = format!("{id}:{}", check.id()).into();
+    definition["Name"] = format!("{app} on {node}").into();
+    definition["Status"] = if vouched { "passing" } else { "critical" }.into();
+    json!({
+        "ID": id,
+        "Name": app,
+        "Tags": [cluster],
+        "Port": port.unwrap_or(0),
+        "Meta": {"platypus": "1", "node": node, "cluster": cluster, "version": version, "digest": digest},
+        "Checks": [definition],
+    })
+}
+
+fn millis(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}
+
+fn done(answer: &Answer) -> Result<()> {
+    if answer.status == StatusCode::OK { Ok(()) } else { Err(answer.error()) }
+}
+
+/// Newer Consuls answer 404 where there is nothing to do; they name the service, as no proxy does.
+fn done_or_gone(answer: &Answer, id: &str) -> Result<()> {
+    let is_gone = answer.status == StatusCode::NOT_FOUND && String::from_utf8_lossy(&answer.body).contains(id);
+    if is_gone { Ok(()) } else { done(answer) }
+}
+
+/// As a part of a URL.
+pub(super) fn encoded(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let encode = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(encode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_of_consuls_own_asks_the_agents_host_and_a_vouched_one_begins_as_passing() {
+        let (interval, timeout) = (Duration::from_secs(1), Duration::from_millis(500));
+        let instance = |check| Instance {
+            app: "slug".parse().unwrap(),
+            cluster: "dev".parse().unwrap(),
+            node: "web1".parse().unwrap(),
+            version: "0.1".parse().unwrap(),
+            digest: "d1".to_owned(),
+            port: Some(80),
+            check,
+        };
+        let http = InstanceCheck::Http { port: 81, path: "/up?x".to_owned(), interval, timeout };
+        for (check, vouched, field, value, status) in [
+            (http, false, "HTTP", "http://127.0.0.1:81/up?x", "critical"),
+            (InstanceCheck::Tcp { port: 82, interval, timeout }, true, "TCP", "127.0.0.1:82", "passing"),
+            (InstanceCheck::Reported, false, "TTL", "600000ms", "critical"),
+        ] {
+            let sent = registration(&instance(check.clone()), vouched);
+            let sent = &sent["Checks"][0];
+            assert_eq!((&sent[field], &sent["Status"]), (&json!(value), &json!(status)));
+            assert_eq!(sent["CheckID"], format!("web1:slug:{}", check.id()));
+        }
+    }
+
+    #[test]
+    fn whatever_a_reason_is_it_stays_one_part_of_the_url() {
+        assert_eq!(encoded("to 0.2 & back?#/é"), "to%200%2E2%20%26%20back%3F%23%2F%C3%A9");
+    }
+}

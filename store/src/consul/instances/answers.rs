@@ -1,0 +1,219 @@
+//! What Consul's answers say of instances: pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::instance::{our_reason, words};
+use crate::{AppName, InstanceCheck, Registered, Reports};
+
+/// One element of the answer about a service's health.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Found {
+    pub(super) node: Host,
+    pub(super) service: Service,
+    /// The service's own and the host's.
+    pub(super) checks: Vec<Check>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Host {
+    pub(super) node: String,
+}
+
+/// A service, as the catalog and the local agent have it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Service {
+    #[serde(rename = "ID")]
+    id: String,
+    service: String,
+    tags: Option<Vec<String>>,
+    meta: Option<BTreeMap<String, String>>,
+    port: u16,
+}
+
+/// A check, as the catalog and the local agent have it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Check {
+    node: String,
+    #[serde(rename = "CheckID")]
+    id: String,
+    /// Empty for one of the host.
+    #[serde(rename = "ServiceID", default)]
+    service: String,
+    status: String,
+    #[serde(default)]
+    notes: String,
+    #[serde(default)]
+    output: String,
+}
+
+impl Check {
+    fn passes(&self) -> bool {
+        self.status == "passing"
+    }
+
+    fn is_maintenance(&self) -> bool {
+        self.id.starts_with("_service_maintenance:") || self.id == "_node_maintenance"
+    }
+}
+
+/// The instance of ours that a service is, if it is one. The host is the checks', where it is not given.
+pub(super) fn registered_in(host: Option<&str>, service: &Service, checks: &[Check]) -> Option<Registered> {
+    let meta = service.meta.as_ref()?;
+    let said = |name: &str| meta.get(name).cloned();
+    let (app, node) = (service.service.parse::<AppName>().ok()?, said("node")?.try_into().ok()?);
+    let cluster = said("cluster")?;
+    let is_ours = said("platypus")? == "1" && service.id == format!("{node}:{app}");
+    if !is_ours || !service.tags.as_ref()?.contains(&cluster) {
+        return None;
+    }
+    let about_it = checks.iter().filter(|check| check.service == service.id || check.service.is_empty());
+    let about_it = about_it.collect::<Vec<_>>();
+    let definition = |check: &Check| check.id.strip_prefix(&service.id)?.strip_prefix(':').map(str::to_owned);
+    let own = about_it.iter().filter_map(|check| Some((definition(check)?, *check))).collect::<Vec<_>>();
+    let maintenance = || about_it.iter().filter(|check| check.is_maintenance()).map(|check| check.notes.as_str());
+    let is_reported = own.iter().any(|(definition, _)| *definition == InstanceCheck::Reported.id());
+    let says = own.first().map_or("", |(_, check)| &check.output);
+    let (says, reports) = if is_reported { words_and_time(says) } else { (says.trim().to_owned(), Reports::Unneeded) };
+    Some(Registered {
+        app,
+        cluster: cluster.try_into().ok()?,
+        node,
+        version: said("version")?.try_into().ok()?,
+        digest: said("digest")?,
+        port: Some(service.port).filter(|port| *port > 0),
+        host: host.or(about_it.first().map(|check| check.node.as_str())).unwrap_or_default().to_owned(),
+        check_passes: !own.is_empty() && own.iter().all(|(_, check)| check.passes()),
+        // Without a check of ours it would be passing whatever it does.
+        passing: !own.is_empty() && about_it.iter().all(|check| check.passes()),
+        checks: own.into_iter().map(|(definition, _)| definition).collect::<BTreeSet<_>>(),
+        drained: maintenance().find_map(our_reason).map(str::to_owned),
+        maintenance: maintenance().find(|notes| our_reason(notes).is_none()).map(str::to_owned),
+        says,
+        reports,
+    })
+}
+
+/// What a report is kept as. Consul does not tell when it came. It takes a change of nothing but the words to its
+/// servers only after minutes, so that the time in them costs little.
+pub(super) fn report_of(says: &str, at: SystemTime) -> String {
+    let at = OffsetDateTime::from(at).replace_nanosecond(0).expect("0 is a number of nanoseconds");
+    format!("{} (reported {})", words(says), at.format(&Rfc3339).expect("the clock shows a year before 10,000"))
+}
+
+fn words_and_time(output: &str) -> (String, Reports) {
+    let parts = output.rsplit_once("(reported ").and_then(|(says, at)| {
+        let at = OffsetDateTime::parse(at.trim_end().strip_suffix(')')?, &Rfc3339).ok()?;
+        Some((says.trim().to_owned(), Some(at.into())))
+    });
+    let (says, at) = parts.unwrap_or_else(|| (output.trim().to_owned(), None));
+    (says, Reports::Expiring(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn check(id: &str, status: &str) -> Value {
+        json!({"Node": "host1", "CheckID": id, "Status": status, "Notes": "", "Output": " fine\n",
+            "ServiceID": if id.contains(':') { "web1:slug" } else { "" }})
+    }
+
+    fn noted(id: &str, notes: &str) -> Value {
+        let mut check = check(id, "critical");
+        check["Notes"] = notes.into();
+        check
+    }
+
+    fn service() -> Value {
+        let meta = json!({"platypus": "1", "node": "web1", "cluster": "dev", "version": "0.1", "digest": "d1"});
+        json!({"ID": "web1:slug", "Service": "slug", "Tags": ["dev"], "Meta": meta, "Port": 80})
+    }
+
+    fn read(service: &Value, checks: &[Value]) -> Option<Registered> {
+        let service = serde_json::from_value(service.clone()).unwrap();
+        let checks = checks.iter().map(|check| serde_json::from_value(check.clone()).unwrap());
+        registered_in(Some("host1"), &service, &checks.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn passing_takes_every_check_and_one_of_ours() {
+        let (ours, host) = (check("web1:slug:abc", "passing"), check("serfHealth", "passing"));
+        for (checks, passing, check_passes) in [
+            (vec![ours.clone(), host.clone()], true, true),
+            (vec![], false, false),
+            (vec![host.clone()], false, false),
+            (vec![check("web1:slug:abc", "warning"), host.clone()], false, false),
+            (vec![ours.clone(), check("serfHealth", "critical")], false, true),
+            (vec![ours.clone(), check("service:anybodys", "critical")], false, true),
+            (vec![ours.clone(), check("web1:slug:old", "critical")], false, false),
+            (vec![ours.clone(), noted("_service_maintenance:web1:slug", "platypus: to 0.2")], false, true),
+            (vec![ours, noted("_node_maintenance", "a new disk")], false, true),
+        ] {
+            let found = read(&service(), &checks).unwrap();
+            assert_eq!((found.passing, found.check_passes), (passing, check_passes), "{checks:?}");
+        }
+    }
+
+    #[test]
+    fn our_maintenance_is_told_from_an_operators() {
+        let (service_wide, host_wide) = ("_service_maintenance:web1:slug", "_node_maintenance");
+        for (checks, drained, maintenance) in [
+            (vec![], None, None),
+            (vec![noted(service_wide, "platypus: to 0.2")], Some("to 0.2"), None),
+            (vec![noted(service_wide, "a new disk")], None, Some("a new disk")),
+            (vec![noted(service_wide, "")], None, Some("")),
+            (vec![noted(service_wide, "platypus:"), noted(host_wide, "a disk")], Some(""), Some("a disk")),
+        ] {
+            let found = read(&service(), &checks).unwrap();
+            assert_eq!((found.drained.as_deref(), found.maintenance.as_deref()), (drained, maintenance));
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_in_all_of_id_tag_and_meta_is_nobody() {
+        assert!(read(&service(), &[]).is_some());
+        for (pointer, value) in [
+            ("/ID", json!("slug")),
+            ("/ID", json!("web2:slug")),
+            ("/Service", json!("other")),
+            ("/Service", json!("not a name")),
+            ("/Tags", json!(null)),
+            ("/Tags", json!(["live"])),
+            ("/Meta", json!(null)),
+            ("/Meta", json!({})),
+            ("/Meta/platypus", json!("2")),
+            ("/Meta/node", json!("../web1")),
+            ("/Meta/cluster", json!("")),
+            ("/Meta/version", json!("a b")),
+        ] {
+            let mut service = service();
+            *service.pointer_mut(pointer).unwrap() = value.clone();
+            assert_eq!(read(&service, &[]), None, "{pointer} {value}");
+        }
+    }
+
+    #[test]
+    fn a_report_tells_its_words_and_its_time() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_725_072_178);
+        assert_eq!(report_of("runs ", at + Duration::from_millis(9)), "runs (reported 2024-08-31T02:42:58Z)");
+        for says in ["runs", "", "(reported never)"] {
+            assert_eq!(words_and_time(&report_of(says, at)), (says.to_owned(), Reports::Expiring(Some(at))));
+        }
+        for output in ["", "by hand", "(reported soon)", "TTL expired (reported 2024-08-31T02:42:58Z"] {
+            assert_eq!(words_and_time(output), (output.to_owned(), Reports::Expiring(None)));
+        }
+    }
+}
