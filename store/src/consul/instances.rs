@@ -13,7 +13,6 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use reqwest::{Method, StatusCode};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -31,8 +30,9 @@ const WAIT: Duration = Duration::from_secs(20);
 impl Consul {
     pub(crate) async fn registered(&self, node: &NodeName) -> Result<BTreeMap<AppName, Registered>> {
         let about = format!("instances of {node}");
-        let services = self.agent::<BTreeMap<String, Service>>("services", &about, "").await?;
-        let checks = self.agent::<BTreeMap<String, Check>>("checks", &about, "").await?;
+        let needs = || rule("service_prefix", "", "read");
+        let services = self.agent("services", &about, needs()).await?.json::<BTreeMap<String, Service>>()?;
+        let checks = self.agent("checks", &about, needs()).await?.json::<BTreeMap<String, Check>>()?;
         let checks = checks.into_values().collect::<Vec<_>>();
         let ours = services.values().filter_map(|service| registered_in(None, service, &checks));
         Ok(ours.filter(|it| it.node == *node).map(|it| (it.app.clone(), it)).collect())
@@ -137,27 +137,25 @@ impl Consul {
         Ok((index, ours.filter(|it| (&it.app, &it.cluster) == (app, cluster)).collect()))
     }
 
-    /// One of this host's own instances.
+    /// One of this host's own instances. It is asked for by its id: to a token without rights a list is empty.
     async fn local(&self, node: &NodeName, app: &AppName) -> Result<Option<Registered>> {
         let (id, about) = (id(node, app), format!("the instance of {app} on {node}"));
-        let filter = |field: &str| format!("?filter={}", encoded(&format!("{field} == \"{id}\"")));
-        let services = self.agent::<BTreeMap<String, Service>>("services", &about, &filter("ID")).await?;
-        let checks = self.agent::<BTreeMap<String, Check>>("checks", &about, &filter("ServiceID")).await?;
-        let checks = checks.into_values().collect::<Vec<_>>();
-        Ok(services.values().find_map(|service| registered_in(None, service, &checks)))
+        let needs = || rule("service", app.as_str(), "write");
+        let answer = self.agent(&format!("service/{id}"), &about, needs()).await?;
+        if is_gone(&answer, &id) {
+            return Ok(None);
+        }
+        let service = answer.json::<Service>()?;
+        let filter = encoded(&format!("ServiceID == \"{id}\""));
+        let checks = self.agent(&format!("checks?filter={filter}"), &about, needs()).await?;
+        let checks = checks.json::<BTreeMap<String, Check>>()?.into_values().collect::<Vec<_>>();
+        Ok(registered_in(None, &service, &checks))
     }
 
     /// What the local agent says of its own.
-    async fn agent<T: DeserializeOwned>(&self, what: &str, about: &str, query: &str) -> Result<T> {
-        let request = Request {
-            method: Method::GET,
-            path: format!("/v1/agent/{what}{query}"),
-            body: Vec::new(),
-            timeout: TIMEOUT,
-            about,
-            rule: rule("service_prefix", "", "read"),
-        };
-        self.client.send(request).await?.json()
+    async fn agent(&self, what: &str, about: &str, rule: String) -> Result<Answer> {
+        let path = format!("/v1/agent/{what}");
+        self.client.send(Request { method: Method::GET, path, body: Vec::new(), timeout: TIMEOUT, about, rule }).await
     }
 
     async fn change(&self, app: &AppName, path: &str, body: Option<Value>) -> Result<Answer> {
@@ -214,10 +212,14 @@ fn done(answer: &Answer) -> Result<()> {
     if answer.status == StatusCode::OK { Ok(()) } else { Err(answer.error()) }
 }
 
-/// Newer Consuls answer 404 where there is nothing to do; they name the service, as no proxy does.
+/// Some Consuls answer 404 where there is nothing to do.
 fn done_or_gone(answer: &Answer, id: &str) -> Result<()> {
-    let is_gone = answer.status == StatusCode::NOT_FOUND && String::from_utf8_lossy(&answer.body).contains(id);
-    if is_gone { Ok(()) } else { done(answer) }
+    if is_gone(answer, id) { Ok(()) } else { done(answer) }
+}
+
+/// Whether Consul says that there is no such service. It names it, as no proxy does.
+fn is_gone(answer: &Answer, id: &str) -> bool {
+    answer.status == StatusCode::NOT_FOUND && String::from_utf8_lossy(&answer.body).contains(id)
 }
 
 /// As a part of a URL.

@@ -33,15 +33,15 @@ pub(crate) struct App<'a> {
     pub(crate) instance: Instance,
     listener: Option<TcpListener>,
     /// The agent that says how it is.
-    _agent: Alive,
+    agent: Option<Alive>,
 }
 
 impl<'a> App<'a> {
     /// One that is not registered.
     pub(crate) async fn new(place: &'a Place, node: &str) -> Self {
         let (store, instance) = (place.store(), instance(node, fixtures::free_port()));
-        let _agent = store.stay_alive(&instance.node, "pp-setlive").await.unwrap();
-        Self { place, store, instance, listener: None, _agent }
+        let agent = store.stay_alive(&instance.node, "pp-setlive").await.unwrap();
+        Self { place, store, instance, listener: None, agent: Some(agent) }
     }
 
     /// One that is registered and passing.
@@ -71,6 +71,11 @@ impl<'a> App<'a> {
         {
             self.store.report(node, app, passes, "").await.unwrap();
         }
+    }
+
+    /// Its agent ends.
+    pub(crate) fn die(&mut self) {
+        self.agent = None;
     }
 
     pub(crate) async fn all(&self) -> Vec<Registered> {

@@ -1,6 +1,8 @@
 //! Instances: one set of tests for a real Consul, which checks real ports, and for a directory, to which is reported.
 
 mod app;
+mod in_consul;
+mod in_directory;
 #[macro_use]
 #[path = "../place/mod.rs"]
 mod place;
