@@ -16,7 +16,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use self::answers::{Check, Found, Service, registered_in, report_of};
+use self::answers::{Check, Found, Service, registered_anywhere, registered_here, report_of};
 use super::client::{Answer, Request, TIMEOUT};
 use super::watch::{Calm, next_index};
 use super::{Consul, rule};
@@ -33,9 +33,8 @@ impl Consul {
         let needs = || rule("service_prefix", "", "read");
         let services = self.agent("services", &about, needs()).await?.json::<BTreeMap<String, Service>>()?;
         let checks = self.agent("checks", &about, needs()).await?.json::<BTreeMap<String, Check>>()?;
-        let checks = checks.into_values().collect::<Vec<_>>();
-        let ours = services.values().filter_map(|service| registered_in(None, service, &checks));
-        Ok(ours.filter(|it| it.node == *node).map(|it| (it.app.clone(), it)).collect())
+        let ours = registered_here(&services, &checks).into_iter().filter(|it| it.node == *node);
+        Ok(ours.map(|it| (it.app.clone(), it)).collect())
     }
 
     pub(crate) async fn register(&self, instance: &Instance) -> Result<()> {
@@ -51,7 +50,7 @@ impl Consul {
         // Only now: without any check it would be passing.
         let new = instance.check.id();
         for obsolete in before.iter().flat_map(|before| &before.checks).filter(|check| **check != new) {
-            let path = format!("check/deregister/{}:{obsolete}", id(node, app));
+            let path = format!("check/deregister/{}:{}", id(node, app), encoded(obsolete));
             done_or_gone(&self.change(app, &path, None).await?, &id(node, app))?;
         }
         Ok(())
@@ -132,9 +131,9 @@ impl Consul {
         };
         let answer = self.client.send(request).await?;
         let index = answer.index.ok_or_else(|| answer.error())?;
-        let found = answer.json::<Vec<Found>>()?;
-        let ours = found.iter().filter_map(|it| registered_in(Some(&it.node.node), &it.service, &it.checks));
-        Ok((index, ours.filter(|it| (&it.app, &it.cluster) == (app, cluster)).collect()))
+        let found = registered_anywhere(&answer.json::<Vec<Found>>()?);
+        // Consul tells no capital from a small letter.
+        Ok((index, found.into_iter().filter(|it| (&it.app, &it.cluster) == (app, cluster)).collect()))
     }
 
     /// One of this host's own instances. It is asked for by its id: to a token without rights a list is empty.
@@ -148,8 +147,7 @@ impl Consul {
         let service = answer.json::<Service>()?;
         let filter = encoded(&format!("ServiceID == \"{id}\""));
         let checks = self.agent(&format!("checks?filter={filter}"), &about, needs()).await?;
-        let checks = checks.json::<BTreeMap<String, Check>>()?.into_values().collect::<Vec<_>>();
-        Ok(registered_in(None, &service, &checks))
+        Ok(registered_here(&BTreeMap::from([(id, service)]), &checks.json::<BTreeMap<String, Check>>()?).pop())
     }
 
     /// What the local agent says of its own.

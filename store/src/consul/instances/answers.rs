@@ -65,8 +65,32 @@ impl Check {
     }
 }
 
-/// The instance of ours that a service is, if it is one. The host is the checks', where it is not given.
-pub(super) fn registered_in(host: Option<&str>, service: &Service, checks: &[Check]) -> Option<Registered> {
+/// What the local agent has of ours.
+pub(super) fn registered_here(
+    services: &BTreeMap<String, Service>,
+    checks: &BTreeMap<String, Check>,
+) -> Vec<Registered> {
+    let mut by_service = BTreeMap::<&str, Vec<&Check>>::new();
+    for check in checks.values() {
+        by_service.entry(&check.service).or_default().push(check);
+    }
+    let of = |id: &str| by_service.get(id).into_iter().flatten().copied();
+    let registered = |service: &Service| registered_in(None, service, of(&service.id).chain(of("")));
+    services.values().filter_map(registered).collect()
+}
+
+/// What the catalog has of ours.
+pub(super) fn registered_anywhere(found: &[Found]) -> Vec<Registered> {
+    found.iter().filter_map(|it| registered_in(Some(&it.node.node), &it.service, it.checks.iter())).collect()
+}
+
+/// The instance of ours that a service is, if it is one, by its own checks and its host's. The host is the checks',
+/// where it is not given.
+fn registered_in<'a>(
+    host: Option<&str>,
+    service: &Service,
+    checks: impl Iterator<Item = &'a Check>,
+) -> Option<Registered> {
     let meta = service.meta.as_ref()?;
     let said = |name: &str| meta.get(name).cloned();
     let (app, node) = (service.service.parse::<AppName>().ok()?, said("node")?.try_into().ok()?);
@@ -75,8 +99,7 @@ pub(super) fn registered_in(host: Option<&str>, service: &Service, checks: &[Che
     if !is_ours || !service.tags.as_ref()?.contains(&cluster) {
         return None;
     }
-    let about_it = checks.iter().filter(|check| check.service == service.id || check.service.is_empty());
-    let about_it = about_it.collect::<Vec<_>>();
+    let about_it = checks.collect::<Vec<_>>();
     let definition = |check: &Check| check.id.strip_prefix(&service.id)?.strip_prefix(':').map(str::to_owned);
     let own = about_it.iter().filter_map(|check| Some((definition(check)?, *check))).collect::<Vec<_>>();
     let maintenance = || about_it.iter().filter(|check| check.is_maintenance()).map(|check| check.notes.as_str());
@@ -143,9 +166,29 @@ mod tests {
     }
 
     fn read(service: &Value, checks: &[Value]) -> Option<Registered> {
-        let service = serde_json::from_value(service.clone()).unwrap();
-        let checks = checks.iter().map(|check| serde_json::from_value(check.clone()).unwrap());
-        registered_in(Some("host1"), &service, &checks.collect::<Vec<_>>())
+        let found = json!([{"Node": {"Node": "host1"}, "Service": service, "Checks": checks}]);
+        registered_anywhere(&serde_json::from_value::<Vec<Found>>(found).unwrap()).pop()
+    }
+
+    #[test]
+    fn the_local_agents_checks_are_each_services_own_and_the_hosts() {
+        let mut other = service();
+        (other["ID"], other["Meta"]["node"]) = (json!("web2:slug"), json!("web2"));
+        let mut others = check("web2:slug:abc", "critical");
+        others["ServiceID"] = json!("web2:slug");
+        let read = |more: &[Value]| {
+            let services =
+                json!({"web1:slug": service(), "web2:slug": other, "db": {"ID": "db", "Service": "db", "Port": 1}});
+            let mut checks = json!({"a": check("web1:slug:abc", "passing"), "b": others});
+            checks.as_object_mut().unwrap().extend(more.iter().map(|check| ("c".to_owned(), check.clone())));
+            let services = serde_json::from_value(services).unwrap();
+            let found = registered_here(&services, &serde_json::from_value(checks).unwrap());
+            found.into_iter().map(|it| (it.host, it.check_passes, it.passing)).collect::<Vec<_>>()
+        };
+        let host = || "host1".to_owned();
+        assert_eq!(read(&[]), [(host(), true, true), (host(), false, false)]);
+        let maintenance = noted("_node_maintenance", "a new disk");
+        assert_eq!(read(&[maintenance]), [(host(), true, false), (host(), false, false)]);
     }
 
     #[test]
