@@ -224,7 +224,7 @@ impl Store {
     }
 
     /// Returns once [`Store::instances`] says something else than `seen` about who is there, with which digest, passing or
-    /// drained; at once if it does already.
+    /// drained; at once if it does already. An error when that cannot be watched: read again, after a while.
     pub async fn wait_instances(&self, app: &AppName, cluster: &ClusterName, seen: &[Registered]) -> Result<()> {
         match self {
             Self::Consul(consul) => consul.wait_instances(app, cluster, seen).await,

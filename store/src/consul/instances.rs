@@ -14,18 +14,12 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use self::answers::{Check, Found, Service, registered_anywhere, registered_here, report_of};
-use super::client::{Answer, Request, TIMEOUT};
-use super::watch::{Calm, next_index};
-use super::{Consul, rule};
-use crate::instance::{REPORT_LASTS, matters, our_notes};
+use super::client::{Answer, Client, Request, TIMEOUT};
+use super::{Consul, rule, watch};
+use crate::instance::{REPORT_LASTS, our_notes};
 use crate::{AppName, ClusterName, Instance, InstanceCheck, NodeName, Registered};
-
-/// How long one query waits for a change. One that was given up holds one of the 200 connections that Consul allows an
-/// address for as long.
-const WAIT: Duration = Duration::from_secs(20);
 
 impl Consul {
     pub(crate) async fn registered(&self, node: &NodeName) -> Result<BTreeMap<AppName, Registered>> {
@@ -93,47 +87,11 @@ impl Consul {
     }
 
     pub(crate) async fn instances(&self, app: &AppName, cluster: &ClusterName) -> Result<Vec<Registered>> {
-        Ok(self.found(app, cluster, "", TIMEOUT).await?.1)
+        Ok(found(&self.client, app, cluster, "consistent", TIMEOUT).await?.1)
     }
 
     pub(crate) async fn wait_instances(&self, app: &AppName, cluster: &ClusterName, seen: &[Registered]) -> Result<()> {
-        let wait = self.wait.min(WAIT);
-        // Consul adds up to a sixteenth, at random; the rest is for the network.
-        let timeout = wait + wait / 16 + Duration::from_secs(5);
-        let (mut index, mut calm) = (0, Calm::default());
-        loop {
-            let began = Instant::now();
-            let query = format!("&index={index}&wait={}ms", wait.as_millis());
-            let (now, found) = self.found(app, cluster, &query, timeout).await?;
-            if matters(&found) != matters(seen) {
-                return Ok(());
-            }
-            index = next_index(index, now);
-            calm.after(began.elapsed()).await;
-        }
-    }
-
-    /// The instances in the catalog, and its index.
-    async fn found(
-        &self,
-        app: &AppName,
-        cluster: &ClusterName,
-        query: &str,
-        timeout: Duration,
-    ) -> Result<(u64, Vec<Registered>)> {
-        let request = Request {
-            method: Method::GET,
-            path: format!("/v1/health/service/{app}?consistent&tag={cluster}{query}"),
-            body: Vec::new(),
-            timeout,
-            about: &format!("instances of {app} in {cluster}"),
-            rule: rule("service", app.as_str(), "read"),
-        };
-        let answer = self.client.send(request).await?;
-        let index = answer.index.ok_or_else(|| answer.error())?;
-        let found = registered_anywhere(&answer.json::<Vec<Found>>()?);
-        // Consul tells no capital from a small letter.
-        Ok((index, found.into_iter().filter(|it| (&it.app, &it.cluster) == (app, cluster)).collect()))
+        watch::instances_changed(self, app, cluster, seen).await
     }
 
     /// One of this host's own instances. It is asked for by its id: to a token without rights a list is empty.
@@ -167,6 +125,29 @@ impl Consul {
         };
         self.client.send(request).await
     }
+}
+
+/// The instances in the catalog, and its index.
+pub(super) async fn found(
+    client: &Client,
+    app: &AppName,
+    cluster: &ClusterName,
+    how: &str,
+    timeout: Duration,
+) -> Result<(u64, Vec<Registered>)> {
+    let request = Request {
+        method: Method::GET,
+        path: format!("/v1/health/service/{app}?tag={cluster}&{how}"),
+        body: Vec::new(),
+        timeout,
+        about: &format!("instances of {app} in {cluster}"),
+        rule: rule("service", app.as_str(), "read"),
+    };
+    let answer = client.send(request).await?;
+    let index = answer.index.ok_or_else(|| answer.error())?;
+    let found = registered_anywhere(&answer.json::<Vec<Found>>()?);
+    // Consul tells no capital from a small letter.
+    Ok((index, found.into_iter().filter(|it| (&it.app, &it.cluster) == (app, cluster)).collect()))
 }
 
 /// Consul's id of an instance. No name holds a colon.

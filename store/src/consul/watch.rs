@@ -17,8 +17,10 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::client::Client;
+use super::instances::found;
 use super::{Consul, indexed, listed, path};
-use crate::{Documents, Prefix, Token};
+use crate::instance::matters;
+use crate::{AppName, ClusterName, Document, Documents, Prefix, Registered, Revision, Token};
 
 /// How many queries one token may cost. More prefixes are watched by what is around them.
 const MOST_QUERIES: usize = 16;
@@ -38,6 +40,24 @@ pub(super) async fn changed(consul: &Consul, token: &Token) -> Result<()> {
     }
 }
 
+/// Returns once the instances of `app` in `cluster` are not what they were in `seen`, in what [`matters`].
+pub(super) async fn instances_changed(
+    consul: &Consul,
+    app: &AppName,
+    cluster: &ClusterName,
+    seen: &[Registered],
+) -> Result<()> {
+    let prefix = [Prefix::from_names(&["instances", app.as_str(), cluster.as_str()])];
+    let token = Token::of(&prefix, &in_documents(&prefix[0], seen));
+    target_changed(consul, &Target::Instances(prefix, app.clone(), cluster.clone()), &token).await
+}
+
+/// What matters of instances, so that a token can be made of it.
+fn in_documents(prefix: &Prefix, instances: &[Registered]) -> Documents {
+    let nothing = || Document { bytes: Vec::new(), revision: Revision(String::new()) };
+    matters(instances).iter().map(|it| (format!("{prefix}{it:?}"), Ok(nothing()))).collect()
+}
+
 /// What one blocking query waits on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Target {
@@ -45,6 +65,8 @@ enum Target {
     Documents([Prefix; 1]),
     /// Anything under the first prefix, for the sake of the others. The answer says only that there was something.
     Around(Prefix, Vec<Prefix>),
+    /// The instances of an app in a cluster. The answer is made into documents under a prefix of theirs.
+    Instances([Prefix; 1], AppName, ClusterName),
 }
 
 /// The fewest queries that see a change under any of `prefixes`, if one for each would be too many.
@@ -70,31 +92,35 @@ fn targets(prefixes: Vec<Prefix>) -> BTreeSet<Target> {
 impl Target {
     fn prefixes(&self) -> &[Prefix] {
         match self {
-            Self::Documents(prefix) => prefix,
+            Self::Documents(prefix) | Self::Instances(prefix, ..) => prefix,
             Self::Around(_, prefixes) => prefixes,
         }
     }
 
     /// The answer to a query: at once with index 0, else when the target's index is another or `wait` is over.
     async fn ask(&self, client: &Client, index: u64, wait: Duration) -> Result<(u64, Documents)> {
-        let (prefix, kind) = match self {
-            Self::Documents([prefix]) => (prefix, "recurse"),
-            Self::Around(prefix, _) => (prefix, "keys&separator=/"),
-        };
-        let path = format!("{}?consistent&index={index}&wait={}ms&{kind}", path(prefix), wait.as_millis());
+        let blocking = format!("consistent&index={index}&wait={}ms", wait.as_millis());
         // Consul adds up to a sixteenth, at random; the rest is for the network.
         let timeout = wait + wait / 16 + Duration::from_secs(5);
-        let answer = client.query(prefix, path, timeout).await?;
         match self {
-            Self::Documents(_) => listed(answer),
-            Self::Around(..) => Ok((indexed(&answer)?, Documents::new())),
+            Self::Documents([prefix]) => {
+                listed(client.query(prefix, format!("{}?{blocking}&recurse", path(prefix)), timeout).await?)
+            }
+            Self::Around(prefix, _) => {
+                let path = format!("{}?{blocking}&keys&separator=/", path(prefix));
+                Ok((indexed(&client.query(prefix, path, timeout).await?)?, Documents::new()))
+            }
+            Self::Instances([prefix], app, cluster) => {
+                let (index, found) = found(client, app, cluster, &blocking, timeout).await?;
+                Ok((index, in_documents(prefix, &found)))
+            }
         }
     }
 
     /// What is under the target's prefixes, after its query has answered.
     async fn seen(&self, consul: &Consul, answer: &Documents) -> Result<Token> {
         match self {
-            Self::Documents(prefix) => Ok(Token::of(prefix, answer)),
+            Self::Documents(prefix) | Self::Instances(prefix, ..) => Ok(Token::of(prefix, answer)),
             Self::Around(_, prefixes) => Ok(Token::of(prefixes, &consul.documents(prefixes).await?)),
         }
     }
@@ -124,7 +150,7 @@ async fn target_changed(consul: &Consul, target: &Target, token: &Token) -> Resu
         if seen == *token {
             index = next_index(index, *now);
             calm.after(began.elapsed()).await;
-        } else if joined.may_be_old && matches!(target, Target::Documents(_)) {
+        } else if joined.may_be_old && !matches!(target, Target::Around(..)) {
             index = 0; // It may be older than the token.
         } else {
             return Ok(());
@@ -134,7 +160,7 @@ async fn target_changed(consul: &Consul, target: &Target, token: &Token) -> Resu
 
 /// The index to wait for the end of, after an answer with index `now` to a query with `before`. A lower one is another
 /// history's: to wait with either of them could be to wait in vain, so ask without one. To ask with 0 is not to wait.
-pub(super) fn next_index(before: u64, now: u64) -> u64 {
+fn next_index(before: u64, now: u64) -> u64 {
     if now < before { 0 } else { now.max(1) }
 }
 
@@ -228,12 +254,12 @@ impl Drop for Query {
 /// Patience with answers that come quickly and change nothing, such as those about a prefix under which nothing is: any
 /// write to the store ends a query about that.
 #[derive(Default)]
-pub(super) struct Calm {
+struct Calm {
     quick: u32,
 }
 
 impl Calm {
-    pub(super) async fn after(&mut self, took: Duration) {
+    async fn after(&mut self, took: Duration) {
         self.quick = if took < Duration::from_secs(1) { self.quick + 1 } else { 0 };
         tokio::time::sleep(self.pause().mul_f64(0.5 + fastrand::f64() / 2.0)).await;
     }

@@ -228,3 +228,27 @@ async fn to_wait_for_a_service_that_nobody_registered_is_no_work() {
     }
     assert!(proxy.requests() < 20, "{}", proxy.requests());
 }
+
+#[tokio::test]
+async fn waits_that_were_given_up_hold_one_connection() {
+    let place = Place::consul();
+    let proxy = Proxy::start(place.consul.as_ref().unwrap().addr());
+    let store = Store::open(Some(&proxy.url())).unwrap();
+    let app = App::passing(&place, "web1").await;
+    let Instance { app: slug, cluster, node, .. } = &app.instance;
+    let seen = app.all().await;
+    for _ in 0..50 {
+        let wait = store.wait_instances(slug, cluster, &seen);
+        assert!(tokio::time::timeout(Duration::from_millis(10), wait).await.is_err());
+    }
+    assert!(proxy.requests() < 5, "{}", proxy.requests());
+    let wait = store.wait_instances(slug, cluster, &seen);
+    let change = app.store.drain(node, slug, "to 0.2");
+    let (ended, drained) = soon(async { tokio::join!(wait, change) }).await;
+    ended.and(drained).unwrap();
+    // What was asked before a change is not taken for an answer after it.
+    app.store.undrain(node, slug).await.unwrap();
+    let seen = app.all().await;
+    assert!(tokio::time::timeout(QUIET, store.wait_instances(slug, cluster, &seen)).await.is_err());
+    soon(store.wait_instances(slug, cluster, &[])).await.unwrap();
+}
