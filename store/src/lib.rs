@@ -12,6 +12,7 @@ mod document;
 mod http;
 mod instance;
 pub mod intent;
+pub mod lease;
 mod name;
 pub mod repository;
 pub mod schema;

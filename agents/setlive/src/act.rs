@@ -43,7 +43,7 @@ impl Act<'_> {
             Decision::Converged => return Ok(Next::Done(Outcome::Converged)),
             Decision::Wait(reason) => return Ok(Next::Done(Outcome::Waiting(reason))),
             Decision::Refuse(reason) => bail!(reason),
-            Decision::FellBack { failure, running } => {
+            Decision::FellBack { failure, running, .. } => {
                 let formerly = if failure.version == running.version { " as it was configured before" } else { "" };
                 bail!(
                     "{} failed here ({}); {}{formerly} runs instead, until another version, configuration or check is \
@@ -90,6 +90,10 @@ impl Act<'_> {
                 }
                 info!(%app, "Removing its services: {why}");
                 self.remove(running, recorded(record)?).await?;
+            }
+            Decision::Clear => {
+                let (records, app) = (self.setlive.site.records.clone(), self.app.clone());
+                blocking(move || records.remove(&app)).await?;
             }
         }
         Ok(Next::Look)
@@ -194,7 +198,8 @@ impl Act<'_> {
         for line in &log {
             warn!(%app, "| {line}");
         }
-        let failure = Failure { version: to.version.clone(), reason, log, health: to.health.clone() };
+        let (version, health) = (to.version.clone(), to.health.clone());
+        let failure = Failure { version, reason, log, health, is_published: false };
         record.failed.insert(to.digest(), failure);
         self.save(record).await?;
         Ok(Next::Look)
@@ -264,7 +269,7 @@ impl Act<'_> {
         !same(self.wanted, &self.task.wanted())
     }
 
-    /// Stops the app, removes its services and at last its record.
+    /// Stops the app and removes its services.
     async fn remove(&mut self, running: Option<Definition>, record: Record) -> Result<()> {
         let patience =
             running.as_ref().or(record.converging.as_ref()).map(|definition| definition.timeouts.stop.duration());
@@ -275,8 +280,7 @@ impl Act<'_> {
         remove::services(self.setlive, self.app, record.services.iter(), patience).await?;
         processes::end_strays(self.app, record.basedir.path(), &BTreeSet::new()).await?;
         self.setlive.site.places.unbuild(self.app)?;
-        let (records, app) = (self.setlive.site.records.clone(), self.app.clone());
-        blocking(move || records.remove(&app)).await
+        self.save(record.emptied()).await
     }
 }
 

@@ -22,8 +22,11 @@ pub(crate) enum Goal {
     Unprepared { version: Version, install: PathBuf },
     /// Run something that cannot be run, for this reason.
     Unusable { reason: String },
-    /// Run nothing: no version is active, or the app has left this node for good.
-    Nothing { why: &'static str },
+    /// Run nothing: no version is active, or the app has left this node for good. The cluster's minimum is heeded where its
+    /// other nodes go on.
+    Nothing { why: &'static str, heeds_minimum: bool },
+    /// What is wanted may not be run yet: run what was healthy.
+    Barred,
     /// What is wanted is not known: finish what was begun, if anything was.
     Finish,
 }
@@ -40,6 +43,8 @@ pub(crate) struct Seen {
     pub(crate) installed: BTreeSet<Digest>,
     /// Whose the record is.
     pub(crate) owner: Owner,
+    /// There is nobody to agree with: intent is not in a store that others share.
+    pub(crate) alone: bool,
     /// An operator says that what is another's shall be ours.
     pub(crate) adopt: bool,
 }
@@ -98,10 +103,12 @@ pub(crate) enum Decision {
     Replace { from: Option<Definition>, to: Definition, permission: Permission },
     /// These services belong to no definition any more.
     RemoveServices(BTreeSet<String>),
-    /// Stop the app, remove its services, forget it.
+    /// Stop the app, remove its services.
     Remove { running: Option<Definition>, why: &'static str },
+    /// Nothing is left of the app: forget it.
+    Clear,
     /// What is wanted has failed here, so the last healthy definition runs instead.
-    FellBack { failure: Failure, running: Definition },
+    FellBack { digest: Digest, failure: Failure, running: Definition },
 }
 
 /// Whether the cluster has to allow that this node's instance goes down.
@@ -109,8 +116,10 @@ pub(crate) enum Decision {
 pub(crate) enum Permission {
     /// It may be serving.
     Needed,
-    /// This node sees it down, or holds the permission already.
+    /// This node sees it down.
     NotNeeded,
+    /// It was given for what was begun; nobody has to allow the way back from there either.
+    Given,
 }
 
 /// Decides. See [`Decision`] for what each answer stands for.
@@ -122,13 +131,15 @@ pub(crate) fn decide(goal: &Goal, seen: &Seen) -> Decision {
         return Decision::Refuse(reason);
     }
     match goal {
-        Goal::Nothing { why } => match &seen.record {
+        Goal::Nothing { why, .. } => match &seen.record {
             None => Decision::Converged,
+            Some(record) if record.is_empty() => Decision::Clear,
             Some(record) => Decision::Remove { running: record.healthy.clone(), why },
         },
         Goal::Unprepared { version, install } => {
             meanwhile(seen, Decision::Wait(format!("{version} is not prepared yet: there is no {}", install.display())))
         }
+        Goal::Barred => meanwhile(seen, Decision::Wait("not yet".to_owned())),
         Goal::Unusable { reason } => meanwhile(seen, Decision::Refuse(reason.clone())),
         Goal::Run(wanted) => run(wanted, seen),
         Goal::Finish => match &seen.record {
@@ -158,7 +169,7 @@ fn meanwhile(seen: &Seen, then: Decision) -> Decision {
 pub(crate) fn candidates<'a>(goal: &'a Goal, record: Option<&'a Record>) -> Vec<&'a Definition> {
     let wanted = match goal {
         Goal::Run(wanted) => Some(wanted),
-        Goal::Unprepared { .. } | Goal::Unusable { .. } | Goal::Nothing { .. } | Goal::Finish => None,
+        Goal::Unprepared { .. } | Goal::Unusable { .. } | Goal::Nothing { .. } | Goal::Barred | Goal::Finish => None,
     };
     let recorded = record.into_iter().flat_map(|record| record.healthy.iter().chain(&record.converging));
     let mut candidates = wanted.into_iter().chain(recorded).collect::<Vec<_>>();
@@ -197,7 +208,12 @@ fn of_another(goal: &Goal, seen: &Seen) -> Option<Decision> {
 fn in_the_way(goal: &Goal, seen: &Seen) -> Option<String> {
     let wanted = match goal {
         Goal::Run(wanted) if !seen.adopt => wanted,
-        Goal::Run(_) | Goal::Unprepared { .. } | Goal::Unusable { .. } | Goal::Nothing { .. } | Goal::Finish => {
+        Goal::Run(_)
+        | Goal::Unprepared { .. }
+        | Goal::Unusable { .. }
+        | Goal::Nothing { .. }
+        | Goal::Barred
+        | Goal::Finish => {
             return None;
         }
     };
@@ -233,7 +249,9 @@ fn toward_or_back(wanted: &Definition, seen: &Seen) -> Decision {
         // What is gone cannot be gone back to.
         (Some(failure), Some(healthy)) if healthy.digest() != digest && seen.installed.contains(&healthy.digest()) => {
             match toward(healthy, seen) {
-                Decision::Converged => Decision::FellBack { failure: failure.clone(), running: healthy.clone() },
+                Decision::Converged => {
+                    Decision::FellBack { digest, failure: failure.clone(), running: healthy.clone() }
+                }
                 other => other,
             }
         }
@@ -261,7 +279,11 @@ fn toward(target: &Definition, seen: &Seen) -> Decision {
             // Its files tell which of the two it is that may still run.
             let on_disk = |definition: &&Definition| seen.on_disk.contains(&definition.digest());
             let from = record.healthy.as_ref().filter(on_disk).unwrap_or(begun).clone();
-            Decision::Replace { from: Some(from), to: target.clone(), permission: Permission::NotNeeded }
+            Decision::Replace {
+                from: Some(from),
+                to: target.clone(),
+                permission: permission_begun(target, begun, seen),
+            }
         }
         // Most often it is the same in all, and needs no digest to tell.
         None if record.healthy.as_ref().is_some_and(|healthy| healthy == target || healthy.digest() == digest) => {
@@ -309,11 +331,31 @@ fn waits_for_runsv(target: &Definition, seen: &Seen) -> bool {
 
 /// Without a doubt down is the only state that needs no permission.
 fn permission(target: &Definition, seen: &Seen) -> Permission {
-    let down = |service: &Service| matches!(service, Service::Absent | Service::Stopped | Service::Failing);
     let recorded = seen.record.iter().flat_map(|record| record.services.iter().map(String::as_str));
     let mut services = target.services().chain(recorded);
-    let all_down = services.all(|service| seen.services.get(service).is_some_and(down));
-    if all_down { Permission::NotNeeded } else { Permission::Needed }
+    if services.all(|service| is_down(service, seen)) { Permission::NotNeeded } else { Permission::Needed }
+}
+
+/// After something was begun. Where the healthy definition still runs, nothing came of that yet.
+fn permission_begun(target: &Definition, begun: &Definition, seen: &Seen) -> Permission {
+    let healthy = seen.record.as_ref().and_then(|record| record.healthy.as_ref());
+    let digest = target.digest();
+    if begun.digest() == digest || healthy.is_some_and(|healthy| healthy.digest() == digest) {
+        return Permission::Given;
+    }
+    let untouched = healthy.is_some_and(|healthy| seen.on_disk.contains(&healthy.digest()) && serves(seen));
+    if untouched { Permission::Needed } else { Permission::NotNeeded }
+}
+
+/// Whether anything of the app may be running that others count on.
+pub(crate) fn serves(seen: &Seen) -> bool {
+    let recorded = seen.record.iter().flat_map(|record| record.services.iter());
+    !recorded.map(String::as_str).all(|service| is_down(service, seen))
+}
+
+fn is_down(service: &str, seen: &Seen) -> bool {
+    let down = |service: &Service| matches!(service, Service::Absent | Service::Stopped | Service::Failing);
+    seen.services.get(service).is_some_and(down)
 }
 
 impl Decision {
@@ -345,8 +387,9 @@ impl Decision {
             Self::RemoveServices(services) => {
                 services.iter().map(|service| format!("remove the service {service}")).collect()
             }
+            Self::Clear => one("forget it".to_owned()),
             Self::Remove { why, .. } => one(format!("stop and remove the services: {why}")),
-            Self::FellBack { failure, running } => {
+            Self::FellBack { failure, running, .. } => {
                 one(format!("stay at {}: {} failed here: {}", running.version, failure.version, failure.reason))
             }
         }

@@ -103,6 +103,11 @@ impl Definition {
         Digest(format!("{hash:x}"))
     }
 
+    /// Names its check: empty without one.
+    pub(crate) fn check(&self) -> String {
+        check_name(self.health.as_ref())
+    }
+
     pub(crate) fn install(&self, app: &AppName) -> PathBuf {
         install(&self.basedir, app, &self.version)
     }
@@ -124,6 +129,12 @@ impl Definition {
     pub(crate) fn services(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
+}
+
+/// Tells one check from another.
+pub(crate) fn check_name(health: Option<&Health>) -> String {
+    let json = health.map(|health| serde_json::to_vec(health).expect("its keys are strings"));
+    json.map(|json| format!("{:x}", Sha256::digest(json))[..16].to_owned()).unwrap_or_default()
 }
 
 /// What a digest covers, in the order of the keys.

@@ -11,6 +11,8 @@ mod health;
 mod logs;
 mod processes;
 mod program;
+#[cfg_attr(not(test), expect(dead_code, reason = "the next commit acts on it"))]
+mod protocol;
 mod record;
 mod remove;
 mod runit;
@@ -79,6 +81,8 @@ struct Site {
     places: service::Places,
     control: Control,
     records: Records,
+    /// Nobody else follows the same intent.
+    alone: bool,
     adopt: bool,
 }
 
@@ -95,6 +99,7 @@ impl Setlive {
             records: Records::open(&stage),
             places: service::Places { stage, runit: existing(&places.runit)?, builder: builder.transpose()? },
             control: places.sv.clone().map_or(Control::Supervise, Control::Sv),
+            alone: host.source == Source::Direct,
             adopt: places.adopt,
         };
         Ok(Self { site: Arc::new(site), http: health::client().context("setting up an HTTP client")? })
@@ -217,9 +222,11 @@ fn goal(app: &AppName, wanted: &Wanted) -> Goal {
     let wanted = match wanted {
         Wanted::App(app) => app,
         Wanted::Unknown | Wanted::Held => return Goal::Finish,
-        Wanted::Unnamed => return Goal::Nothing { why: "it was taken off this node" },
+        Wanted::Unnamed => return Goal::Nothing { why: "it was taken off this node", heeds_minimum: true },
     };
-    let Some(version) = &wanted.active else { return Goal::Nothing { why: "no version is active" } };
+    let Some(version) = &wanted.active else {
+        return Goal::Nothing { why: "no version is active", heeds_minimum: false };
+    };
     // Most often it is there. It may also come between one question and the next, so this is the last one too.
     if let Ok(definition) = Definition::new(wanted, version) {
         return Goal::Run(definition);
@@ -289,7 +296,7 @@ impl Site {
         let is_goal = |definition: &Definition| matches!(goal, Goal::Run(wanted) if wanted == definition);
         let installed = digests(&|definition| is_goal(definition) || definition.install(app).is_dir());
         let owner = record.as_ref().map_or(Owner::Us, |record| self.owner(record));
-        Ok(Seen { services, on_disk, installed, owner, adopt: self.adopt, record })
+        Ok(Seen { services, on_disk, installed, owner, alone: self.alone, adopt: self.adopt, record })
     }
 
     fn service(&self, service: &str) -> Result<Service> {

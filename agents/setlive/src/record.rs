@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use store::schema::{BaseDir, Health};
 use store::{AppName, ClusterName, NodeName, Version};
 
-use crate::definition::{Definition, Digest};
+use crate::definition::{Definition, Digest, check_name};
 
 /// What we run of one app, and what is under way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +35,12 @@ pub(crate) struct Record {
     /// What was tried and was not healthy in time; not tried again while its version stays active.
     #[serde(default)]
     pub(crate) failed: BTreeMap<Digest, Failure>,
+    /// The clusters in whose leases this node may stand: noted before it does, cleared after.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) asked: BTreeSet<ClusterName>,
+    /// Something was begun since the store last showed what runs here as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unregistered: bool,
 }
 
 /// Why a definition counts as failed.
@@ -47,6 +53,16 @@ pub(crate) struct Failure {
     /// The check that it did not pass: with another one it may be tried again.
     #[serde(default)]
     pub(crate) health: Option<Health>,
+    /// The other nodes of the cluster can know of it.
+    #[serde(default)]
+    pub(crate) is_published: bool,
+}
+
+impl Failure {
+    /// Names the check that was not passed.
+    pub(crate) fn check(&self) -> String {
+        check_name(self.health.as_ref())
+    }
 }
 
 impl Record {
@@ -60,6 +76,8 @@ impl Record {
             healthy: None,
             converging: None,
             failed: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            unregistered: false,
         }
     }
 
@@ -70,6 +88,7 @@ impl Record {
         self.basedir = to.basedir.clone();
         self.services.extend(to.services().map(str::to_owned));
         self.converging = Some(to.clone());
+        self.unregistered = true;
         self
     }
 
@@ -80,6 +99,33 @@ impl Record {
         self.healthy = Some(to.clone());
         self.converging = None;
         self
+    }
+
+    /// The record once nothing runs any more.
+    #[must_use]
+    pub(crate) fn emptied(mut self) -> Self {
+        (self.healthy, self.converging) = (None, None);
+        self.services.clear();
+        self.unregistered = true;
+        self
+    }
+
+    /// The record once the store shows what runs here, and no lease names this node.
+    #[must_use]
+    pub(crate) fn settled(mut self) -> Self {
+        self.asked.clear();
+        self.unregistered = false;
+        self
+    }
+
+    /// Whether there is something left to tell the store.
+    pub(crate) fn is_owing(&self) -> bool {
+        self.unregistered || !self.asked.is_empty() || self.failed.values().any(|failure| !failure.is_published)
+    }
+
+    /// Whether it reminds of nothing that is on this host.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.healthy.is_none() && self.converging.is_none()
     }
 }
 

@@ -13,8 +13,13 @@ fn record(healthy: Option<&str>, converging: Option<&str>) -> Record {
 }
 
 fn failed(mut record: Record, version: &str) -> Record {
-    let failure =
-        Failure { version: version.parse().unwrap(), reason: "503".to_owned(), log: Vec::new(), health: None };
+    let failure = Failure {
+        version: version.parse().unwrap(),
+        reason: "503".to_owned(),
+        log: Vec::new(),
+        health: None,
+        is_published: true,
+    };
     record.failed.insert(definition(version).digest(), failure);
     record
 }
@@ -24,7 +29,15 @@ const UP: Service = Service::Running { pid: 7 };
 fn seen(record: Option<Record>, slug: Service, on_disk: &str) -> Seen {
     let on_disk = if on_disk.is_empty() { BTreeSet::new() } else { [definition(on_disk).digest()].into() };
     let installed = ["1", "2", "3", "4"].map(|version| definition(version).digest()).into();
-    Seen { record, services: [("slug".to_owned(), slug)].into(), on_disk, installed, owner: Owner::Us, adopt: false }
+    Seen {
+        record,
+        services: [("slug".to_owned(), slug)].into(),
+        on_disk,
+        installed,
+        owner: Owner::Us,
+        alone: false,
+        adopt: false,
+    }
 }
 
 fn want(version: &str) -> Goal {
@@ -39,7 +52,7 @@ fn unusable() -> Goal {
     Goal::Unusable { reason: "broken".to_owned() }
 }
 
-const NOTHING: Goal = Goal::Nothing { why: "no version is active" };
+const NOTHING: Goal = Goal::Nothing { why: "no version is active", heeds_minimum: false };
 
 fn replace(from: Option<&str>, to: &str, permission: Permission) -> Decision {
     Decision::Replace { from: from.map(definition), to: definition(to), permission }
@@ -47,11 +60,12 @@ fn replace(from: Option<&str>, to: &str, permission: Permission) -> Decision {
 
 #[test]
 fn every_state_of_a_host_has_its_answer() {
-    use Permission::{Needed, NotNeeded};
+    use Permission::{Given, Needed, NotNeeded};
     use Service::{Absent, Failing, Stopped, Unsupervised};
     let live = || record(Some("1"), None);
     let started = |version: &str| Decision::Start(definition(version));
     let fell_back = Decision::FellBack {
+        digest: definition("2").digest(),
         failure: failed(live(), "2").failed[&definition("2").digest()].clone(),
         running: definition("1"),
     };
@@ -80,13 +94,13 @@ fn every_state_of_a_host_has_its_answer() {
             "killed before the stop",
             want("2"),
             seen(Some(record(Some("1"), Some("2"))), UP, "1"),
-            replace(Some("1"), "2", NotNeeded),
+            replace(Some("1"), "2", Given),
         ),
         (
             "killed before the start",
             want("2"),
             seen(Some(record(Some("1"), Some("2"))), Stopped, "2"),
-            replace(Some("2"), "2", NotNeeded),
+            replace(Some("2"), "2", Given),
         ),
         (
             "killed after the start",
@@ -110,13 +124,13 @@ fn every_state_of_a_host_has_its_answer() {
             "back after the start",
             want("1"),
             seen(Some(record(Some("1"), Some("2"))), UP, "2"),
-            replace(Some("2"), "1", NotNeeded),
+            replace(Some("2"), "1", Given),
         ),
         (
             "not healthy in time",
             want("2"),
             seen(Some(failed(record(Some("1"), Some("2")), "2")), UP, "2"),
-            replace(Some("2"), "1", NotNeeded),
+            replace(Some("2"), "1", Given),
         ),
         ("went back", want("2"), seen(Some(failed(live(), "2")), UP, "1"), fell_back),
         ("went back, then it died", want("2"), seen(Some(failed(live(), "2")), Failing, "1"), started("1")),
@@ -142,26 +156,26 @@ fn every_state_of_a_host_has_its_answer() {
             "not prepared, and what ran is down",
             unprepared("3"),
             seen(Some(record(Some("1"), Some("2"))), Stopped, "1"),
-            replace(Some("1"), "1", NotNeeded),
+            replace(Some("1"), "1", Given),
         ),
         ("nothing known, nothing begun", Goal::Finish, seen(Some(live()), Stopped, "1"), Decision::Converged),
         (
             "nothing known, begun",
             Goal::Finish,
             seen(Some(record(Some("1"), Some("2"))), Stopped, "1"),
-            replace(Some("1"), "2", NotNeeded),
+            replace(Some("1"), "2", Given),
         ),
         (
             "nothing known, begun and failed",
             Goal::Finish,
             seen(Some(failed(record(Some("1"), Some("2")), "2")), UP, "2"),
-            replace(Some("2"), "1", NotNeeded),
+            replace(Some("2"), "1", Given),
         ),
         (
             "nothing known, on the way back",
             Goal::Finish,
             seen(Some(failed(record(Some("1"), Some("1")), "2")), Stopped, "1"),
-            replace(Some("1"), "1", NotNeeded),
+            replace(Some("1"), "1", Given),
         ),
         (
             "nothing known, noted but not begun",
@@ -303,7 +317,7 @@ impl Host {
         let on_disk = self.files.iter().map(Definition::digest).collect();
         let installed = self.prepared.iter().map(|version| definition(version).digest()).collect();
         let services = [("slug".to_owned(), service)].into();
-        Seen { record: self.record.clone(), services, on_disk, installed, owner: Owner::Us, adopt: false }
+        Seen { record: self.record.clone(), services, on_disk, installed, owner: Owner::Us, alone: false, adopt: false }
     }
 
     fn is_healthy(&self, version: &Version) -> bool {
@@ -341,7 +355,8 @@ impl Host {
                 vec![save(begun.clone()), Step::Stop, write(to.clone()), Step::Start, judged(&to, begun)]
             }
             Decision::RemoveServices(_) => unreachable!("there is one service"),
-            Decision::Remove { .. } => vec![Step::Stop, Step::RemoveService, Step::RemoveRecord],
+            Decision::Remove { .. } => vec![Step::Stop, Step::RemoveService, save(record().emptied())],
+            Decision::Clear => vec![Step::RemoveRecord],
         })
     }
 
