@@ -30,9 +30,21 @@ pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
 ///
 /// Speaks HTTP/1.0, so that no server answers in chunks.
 pub(crate) fn request(addr: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> io::Result<Response> {
+    request_within(TIMEOUT, addr, method, path, headers, body)
+}
+
+/// The same with another patience, for each step of it.
+pub(crate) fn request_within(
+    patience: Duration,
+    addr: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> io::Result<Response> {
     let addr = addr.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    let mut stream = TcpStream::connect_timeout(&addr, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut stream = TcpStream::connect_timeout(&addr, patience)?;
+    stream.set_read_timeout(Some(patience))?;
     let length = body.len();
     let head = format!("{method} {path} HTTP/1.0\r\nHost: {addr}\r\nContent-Length: {length}\r\n{headers}\r\n");
     stream.write_all(&[head.as_bytes(), body].concat())?;

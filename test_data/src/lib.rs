@@ -1,4 +1,4 @@
-//! What tests and demos start, and what they break: a real Consul, a real runsvdir, artifact repositories, faults.
+//! What tests and demos start, and what they break: a real Consul, a real runsvdir, a cluster, repositories, faults.
 //!
 //! Ensures: whatever a test started under a [`Scratch`] is gone when the test ends, also when it fails. Test support:
 //! everything blocks, and everything that goes wrong panics with what to do about it. Assumes Linux with `/proc`, and
@@ -6,6 +6,7 @@
 
 mod alone;
 mod binary;
+mod cluster;
 mod consul;
 mod eventually;
 mod files;
@@ -25,6 +26,7 @@ mod tree;
 
 pub use alone::{alone, in_namespaces};
 pub use binary::bin;
+pub use cluster::{Cluster, kickstart_cluster};
 pub use consul::Consul;
 pub use eventually::eventually;
 pub use files::{HttpFault, HttpServer};

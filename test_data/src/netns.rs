@@ -66,15 +66,20 @@ impl Namespace {
 
     /// Does something on a thread that is in here. Sockets that it makes stay in here.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.holder.id())).expect("the namespace is there");
-        thread::scope(|scope| {
-            let work = scope.spawn(move || {
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("it is ours");
-                work()
-            });
-            work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        within_network_of(self.holder.id(), work)
     }
+}
+
+/// Does something on a thread that is in the network namespace of this process.
+pub(crate) fn within_network_of<T: Send>(pid: u32, work: impl FnOnce() -> T + Send) -> T {
+    let namespace = File::open(format!("/proc/{pid}/ns/net")).expect("the namespace is there");
+    thread::scope(|scope| {
+        let work = scope.spawn(move || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("it is ours");
+            work()
+        });
+        work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 impl Drop for Namespace {
