@@ -59,6 +59,9 @@ pub struct Timeouts {
     pub stop: Seconds,
     pub enable: Seconds,
     pub disable: Seconds,
+    /// Between having no more clients sent and the stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Seconds>,
 }
 
 /// Why an app is held as it is.
@@ -225,6 +228,16 @@ async fn misspelt(store: &Store, app: &AppName) -> Result<Option<String>> {
     Ok(documents.into_keys().find(|key| IntentKey::parse(key).is_err() && !is_reality(key) && names_it(key)))
 }
 
+/// Reads a cluster's config by itself; `None` when the store says that there is none.
+///
+/// # Errors
+/// Also when agents refuse it.
+pub async fn config(store: &Store, app: &AppName, cluster: &ClusterName) -> Result<Option<Config>> {
+    let key = IntentKey::Config(app.clone(), cluster.clone()).key();
+    let document = store.get(&key).await?.map(Ok);
+    Ok(document.map(|document| parse(key.as_str(), Some(&document))).transpose()?)
+}
+
 fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Documents) -> Result<App, Invalid> {
     let key = IntentKey::Config(name.clone(), node.cluster.clone()).key();
     let config = parse::<Config>(key.as_str(), look_up(clusters, key.as_str()))?;
@@ -243,6 +256,7 @@ fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Docu
             stop: config.stop_seconds,
             enable: config.enable_seconds,
             disable: config.disable_seconds,
+            drain: config.drain_seconds,
         },
         basedir: deploy.basedir,
         runas: deploy.runas,

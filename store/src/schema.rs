@@ -113,6 +113,8 @@ pub struct Config {
     /// For `bin/disable`.
     #[serde(default = "Seconds::thirty")]
     pub disable_seconds: Seconds,
+    /// Between maintenance in the store and the stop, for clients that keep an address for a while.
+    pub drain_seconds: Option<Seconds>,
 }
 
 fn versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Version, Status>, D::Error> {

@@ -1,6 +1,9 @@
 //! What an agent is, to the loop: something that converges one app, and says which apps it has on this host.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fmt;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -114,6 +117,25 @@ pub struct Task {
     pub app: AppName,
     pub host: Host,
     pub(crate) wanted: watch::Receiver<Wanted>,
+    pub(crate) wake: Wake,
+}
+
+/// What an attempt that ended waits for, if it said so.
+#[derive(Clone, Default)]
+pub(crate) struct Wake(Rc<RefCell<Option<Waiting>>>);
+
+type Waiting = Pin<Box<dyn Future<Output = ()>>>;
+
+impl Wake {
+    pub(crate) fn take(&self) -> Option<Waiting> {
+        self.0.borrow_mut().take()
+    }
+}
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wake")
+    }
 }
 
 impl Task {
@@ -128,6 +150,12 @@ impl Task {
             // Nobody can say anything new any more.
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Has the next attempt begin as soon as `waiting` resolves, and not only after a while. For an attempt that is about
+    /// to end without having converged.
+    pub fn wake_when(&self, waiting: impl Future<Output = ()> + 'static) {
+        *self.wake.0.borrow_mut() = Some(Box::pin(waiting));
     }
 
     /// Waits for one of the `--parallel` places; held until it is dropped. Take it before the first change to the host.

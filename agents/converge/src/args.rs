@@ -76,7 +76,8 @@ pub fn node_or_default(named: Option<&NodeName>, checkout: bool) -> Result<NodeN
     name.parse().context("the host name cannot be a node's name; give --node")
 }
 
-fn positive_seconds(text: &str) -> Result<Duration, String> {
+/// For command lines: a number of seconds, more than none and no more than a day.
+pub fn positive_seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
     let whole_day = 86_400.0;
     if seconds > 0.0 && seconds <= whole_day {

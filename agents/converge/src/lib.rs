@@ -26,7 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 pub use agent::{Agent, Host, HostPlan, Outcome, Source, Task, Wanted, blocking};
-pub use args::{Args, RunArgs, node_or_default};
+pub use args::{Args, RunArgs, node_or_default, positive_seconds};
 pub use backoff::Backoff;
 pub use glance::Glance;
 pub use group::Group;

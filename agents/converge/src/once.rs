@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tracing::field::display;
 use tracing::{error, info};
 
-use crate::agent::{Agent, Host, HostPlan, Outcome, Task, Wanted};
+use crate::agent::{Agent, Host, HostPlan, Outcome, Task, Wake, Wanted};
 use crate::args::LogFormat;
 use crate::glance::{Glance, Glances};
 use crate::schedule::{Verdict, verdicts};
@@ -127,7 +127,7 @@ async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> 
             }
         }
         let wanted = watch::Sender::new(verdict.wanted()).subscribe();
-        tasks.push(Task { app, host: host.clone(), wanted });
+        tasks.push(Task { app, host: host.clone(), wanted, wake: Wake::default() });
     }
     Ok(Round { intent: Rc::new(intent), tasks, failed })
 }

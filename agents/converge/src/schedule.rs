@@ -14,11 +14,11 @@ use anyhow::Result;
 use store::AppName;
 use store::intent::{Invalid, NodeIntent};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use crate::agent::{Agent, Host, Outcome, Task, Wanted};
+use crate::agent::{Agent, Host, Outcome, Task, Wake, Wanted};
 use crate::turn::Turn;
 
 /// What is to become of one app.
@@ -74,6 +74,7 @@ pub(crate) async fn keep_converging<A: Agent>(
         whole: Turn::new(None),
         strays: Vec::new(),
         running: JoinSet::new(),
+        waking: JoinSet::new(),
     };
     loop {
         let due = schedule.start_what_is_due();
@@ -90,6 +91,7 @@ pub(crate) async fn keep_converging<A: Agent>(
                     return ExitCode::FAILURE;
                 }
             },
+            Some(woken) = schedule.waking.join_next() => schedule.wake(woken.ok()),
             () = until(due) => {}
         }
     }
@@ -115,6 +117,8 @@ struct Schedule<A> {
     strays: Vec<Invalid>,
     /// Whose attempt it is: an app's, or the host's as a whole.
     running: JoinSet<(Option<AppName>, Result<Outcome>)>,
+    /// What apps wait for that did not converge.
+    waking: JoinSet<AppName>,
 }
 
 /// One app's place in the schedule.
@@ -123,11 +127,33 @@ struct Slot {
     /// What a running attempt listens to.
     wanted: watch::Sender<Wanted>,
     turn: Turn,
+    wake: Wake,
+    /// The task that waits, while it does.
+    waiting: Option<AbortHandle>,
 }
 
 impl Slot {
     fn new(app: &AppName, verdict: Verdict) -> Self {
-        Self { verdict, wanted: watch::Sender::new(Wanted::Unnamed), turn: Turn::new(Some(app.clone())) }
+        Self {
+            verdict,
+            wanted: watch::Sender::new(Wanted::Unnamed),
+            turn: Turn::new(Some(app.clone())),
+            wake: Wake::default(),
+            waiting: None,
+        }
+    }
+
+    fn wait_no_more(&mut self) {
+        self.wake.take();
+        if let Some(waiting) = self.waiting.take() {
+            waiting.abort();
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.wait_no_more();
     }
 }
 
@@ -217,7 +243,9 @@ impl<A: Agent> Schedule<A> {
         };
         for (app, slot) in self.apps.iter_mut().filter(|(_, slot)| slot.verdict != Verdict::Held) {
             if is_due(&mut slot.turn) {
-                let task = Task { app: app.clone(), host: self.host.clone(), wanted: slot.wanted.subscribe() };
+                slot.wait_no_more();
+                let (host, wanted, wake) = (self.host.clone(), slot.wanted.subscribe(), slot.wake.clone());
+                let task = Task { app: app.clone(), host, wanted, wake };
                 let (app, agent) = (app.clone(), self.agent.clone());
                 self.running.spawn_local(async move { (Some(app), agent.converge(task).await) });
             }
@@ -232,10 +260,25 @@ impl<A: Agent> Schedule<A> {
     }
 
     fn settle(&mut self, whose: Option<&AppName>, result: Result<Outcome>) {
-        let Some(app) = whose else { return self.whole.settle(result, self.interval, true) };
+        let Some(app) = whose else { return self.whole.settle(result, self.interval, true, false) };
         let slot = self.apps.get_mut(app).expect("a slot with a running attempt is kept");
         let wanted = matches!(slot.verdict, Verdict::Converge(Wanted::App(_)));
-        slot.turn.settle(result, self.interval, wanted);
+        let waiting = slot.wake.take();
+        slot.turn.settle(result, self.interval, wanted, waiting.is_some());
+        if let Some(waiting) = waiting {
+            let app = app.clone();
+            slot.waiting = Some(self.waking.spawn_local(async move {
+                waiting.await;
+                app
+            }));
+        }
+    }
+
+    /// What an app waited for has come; nothing, of one that was told to wait no more.
+    fn wake(&mut self, app: Option<AppName>) {
+        if let Some(slot) = app.and_then(|app| self.apps.get_mut(&app)) {
+            slot.turn.wake();
+        }
     }
 }
 

@@ -13,6 +13,9 @@ use tracing::{debug, error, info};
 use crate::agent::Outcome;
 use crate::backoff::{Backoff, jittered};
 
+/// Between two looks at what is watched.
+const WATCHED: Duration = Duration::from_secs(15);
+
 pub(crate) struct Turn {
     /// Whose attempts these are; the host's, without an app.
     app: Option<AppName>,
@@ -48,6 +51,11 @@ impl Turn {
         self.waiting.reset();
     }
 
+    /// What it waited for has come: it is due now.
+    pub(crate) fn wake(&mut self) {
+        self.due = Instant::now();
+    }
+
     /// True when `text` was not the last thing said.
     pub(crate) fn is_news(&mut self, text: &str) -> bool {
         let news = self.said.as_deref() != Some(text);
@@ -58,13 +66,15 @@ impl Turn {
     }
 
     /// Notes how an attempt ended, says so if it is news, and sets when the next one is due. That something converged is
-    /// only said where it is `wanted`.
-    pub(crate) fn settle(&mut self, result: Result<Outcome>, interval: Duration, wanted: bool) {
+    /// only said where it is `wanted`. Where what it waits for `is_watched`, it is looked at again for the sake of what that
+    /// does not show.
+    pub(crate) fn settle(&mut self, result: Result<Outcome>, interval: Duration, wanted: bool, is_watched: bool) {
         self.running = false;
         // From the end of an attempt, so that one that takes long is not followed by the next at once.
         let delay = match &result {
             _ if std::mem::take(&mut self.changed) => Duration::ZERO,
             Ok(Outcome::Converged) => jittered(interval),
+            _ if is_watched => jittered(interval.min(WATCHED)),
             Ok(Outcome::Waiting(_)) => self.waiting.delay(),
             Err(_) => self.failing.delay(),
         };

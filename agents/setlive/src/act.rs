@@ -119,6 +119,12 @@ impl Act<'_> {
         clock.lap("stage");
 
         if let Some(from) = &from {
+            if self.drain(from, record.healthy.as_ref() == Some(from), &format!("replaced by {}", to.version)).await {
+                clock.lap("drain");
+            }
+            if self.is_overtaken() {
+                return Ok(overtaken());
+            }
             if self.disable(from).await {
                 clock.lap("disable");
             }
@@ -274,6 +280,7 @@ impl Act<'_> {
         let patience =
             running.as_ref().or(record.converging.as_ref()).map(|definition| definition.timeouts.stop.duration());
         if let Some(running) = &running {
+            self.drain(running, true, "stopped").await;
             self.disable(running).await;
         }
         let patience = patience.unwrap_or(Duration::from_secs(10));
@@ -284,7 +291,7 @@ impl Act<'_> {
     }
 }
 
-fn inquiry<'a>(setlive: &'a Setlive, app: &'a AppName, definition: &'a Definition) -> Inquiry<'a> {
+pub(crate) fn inquiry<'a>(setlive: &'a Setlive, app: &'a AppName, definition: &'a Definition) -> Inquiry<'a> {
     Inquiry { app, definition, places: &setlive.site.places, control: &setlive.site.control, http: &setlive.http }
 }
 
@@ -299,7 +306,7 @@ fn overtaken() -> Next {
 }
 
 /// Resolves once intent says something else that matters here.
-async fn changed(task: &mut Task, wanted: &Wanted) {
+pub(crate) async fn changed(task: &mut Task, wanted: &Wanted) {
     loop {
         task.changed().await;
         if !same(wanted, &task.wanted()) {

@@ -336,15 +336,20 @@ fn permission(target: &Definition, seen: &Seen) -> Permission {
     if services.all(|service| is_down(service, seen)) { Permission::NotNeeded } else { Permission::Needed }
 }
 
-/// After something was begun. Where the healthy definition still runs, nothing came of that yet.
+/// After something was begun. Where the healthy definition still runs, nothing came of that yet, and what was allowed then
+/// may not be any more.
 fn permission_begun(target: &Definition, begun: &Definition, seen: &Seen) -> Permission {
     let healthy = seen.record.as_ref().and_then(|record| record.healthy.as_ref());
     let digest = target.digest();
-    if begun.digest() == digest || healthy.is_some_and(|healthy| healthy.digest() == digest) {
-        return Permission::Given;
+    if healthy.is_some_and(|healthy| healthy.digest() == digest) {
+        Permission::Given
+    } else if healthy.is_some_and(|healthy| seen.on_disk.contains(&healthy.digest()) && serves(seen)) {
+        Permission::Needed
+    } else if begun.digest() == digest {
+        Permission::Given
+    } else {
+        Permission::NotNeeded
     }
-    let untouched = healthy.is_some_and(|healthy| seen.on_disk.contains(&healthy.digest()) && serves(seen));
-    if untouched { Permission::Needed } else { Permission::NotNeeded }
 }
 
 /// Whether anything of the app may be running that others count on.

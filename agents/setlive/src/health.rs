@@ -114,6 +114,16 @@ impl Inquiry<'_> {
         Ok(before)
     }
 
+    /// Asks once how an instance is that was healthy: all run, and its check passes. What can be said of that.
+    pub(crate) async fn now(&self) -> Result<&'static str> {
+        self.processes()?;
+        let Some(health) = &self.definition.health else { return Ok("runs") };
+        let timeout = health.timeout.duration();
+        let asked = tokio::time::timeout(timeout, self.check(health, timeout)).await;
+        asked.unwrap_or_else(|_| bail!("its check did not answer within {timeout:.1?}"))?;
+        Ok("its check passes")
+    }
+
     /// Asks whether an instance that has failed is healthy after all. One that keeps dying is up now and then, and
     /// somebody else may answer for it, so it has to stay as well.
     pub(crate) async fn recovered(&self) -> Result<()> {

@@ -5,32 +5,37 @@
 //! links, and that nobody else writes below the staging directory.
 
 mod act;
+mod attempt;
 mod decide;
 mod definition;
 mod health;
 mod logs;
 mod processes;
 mod program;
-#[cfg_attr(not(test), expect(dead_code, reason = "the next commit acts on it"))]
 mod protocol;
 mod record;
 mod remove;
 mod runit;
 mod service;
+mod words;
 
-use std::collections::BTreeSet;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use converge::files;
 use converge::{Agent, Glance, Host, Outcome, Source, Task, Wanted, blocking};
-use store::intent::looks_gone;
-use store::{AppName, ClusterName, NodeName};
+use store::intent::{NodeIntent, looks_gone};
+use store::{Alive, AppName, ClusterName, NodeName};
+use tokio::sync::{Mutex, OnceCell};
+use tracing::debug;
 
-use act::{Act, Next};
+use attempt::Attempt;
 use decide::{Decision, Goal, Owner, Seen, Service, candidates, decide};
 use definition::Definition;
 use record::{Record, Records};
@@ -61,6 +66,11 @@ pub struct Places {
     #[arg(long, value_name = "CMD")]
     pub sv: Option<PathBuf>,
 
+    /// Seconds that the store may take to show an instance passing that is healthy here, before that is said and the next
+    /// app gets its turn
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = converge::positive_seconds)]
+    pub passing_timeout: Duration,
+
     /// Take over services and apps that are there but are not recorded as ours; what runs differently is restarted
     #[arg(long)]
     pub adopt: bool,
@@ -71,6 +81,14 @@ pub struct Places {
 pub struct Setlive {
     site: Arc<Site>,
     http: reqwest::Client,
+    /// What the store calls this host, once that was asked.
+    host: OnceCell<String>,
+    /// Says in a directory that this node is alive, for as long as we are.
+    alive: OnceCell<Alive>,
+    /// How many apps wait with queries of their own.
+    watches: Rc<Cell<usize>>,
+    /// One for each app: within this process a look at its registration makes no attempt give up.
+    turns: RefCell<BTreeMap<AppName, Rc<Mutex<()>>>>,
 }
 
 /// This agent's part of the host.
@@ -83,6 +101,7 @@ struct Site {
     records: Records,
     /// Nobody else follows the same intent.
     alone: bool,
+    passing_timeout: Duration,
     adopt: bool,
 }
 
@@ -99,10 +118,18 @@ impl Setlive {
             records: Records::open(&stage),
             places: service::Places { stage, runit: existing(&places.runit)?, builder: builder.transpose()? },
             control: places.sv.clone().map_or(Control::Supervise, Control::Sv),
-            alone: host.source == Source::Direct,
+            alone: host.source == Source::Direct || !host.store.keeps_instances(),
+            passing_timeout: places.passing_timeout,
             adopt: places.adopt,
         };
-        Ok(Self { site: Arc::new(site), http: health::client().context("setting up an HTTP client")? })
+        Ok(Self {
+            site: Arc::new(site),
+            http: health::client().context("setting up an HTTP client")?,
+            host: OnceCell::new(),
+            alive: OnceCell::new(),
+            watches: Rc::default(),
+            turns: RefCell::default(),
+        })
     }
 }
 
@@ -138,27 +165,26 @@ impl Agent for Setlive {
         if !self.confirm(&task, &wanted).await? {
             return Ok(Outcome::Converged);
         }
+        let turn = self.turn(&task.app);
+        let _turn = turn.lock().await;
         let (site, app) = (self.site.clone(), task.app.clone());
         let Some(_lock) = blocking(move || site.records.lock(&app)).await? else {
             return Ok(Outcome::Waiting("another process is at work on this app".to_owned()));
         };
-        let app = task.app.clone();
-        let mut act = Act { setlive: self, app: &app, task: &mut task, wanted: &wanted };
-        let mut replacements = 0;
-        // Every step brings the app closer to where the next look finds nothing to do. One way there and one back are
-        // fewer steps than these.
-        for _ in 0..12 {
-            let (goal, seen) = self.look(&app, &wanted).await?;
-            let decision = decide(&goal, &seen);
-            replacements += usize::from(matches!(decision, Decision::Replace { .. }));
-            if replacements > 2 {
-                break;
-            }
-            if let Next::Done(outcome) = act.on(decision, seen.record).await? {
-                return Ok(outcome);
-            }
+        // Whoever cannot be told so does not see our instances pass either: what was begun is finished all the same.
+        if let Err(error) = self.say_alive(&task.host).await {
+            debug!("{error:#}");
         }
-        bail!("does not settle: look for what changes it back")
+        let app = task.app.clone();
+        Attempt::new(self, &app, &mut task, &wanted).run().await
+    }
+
+    async fn converge_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<Outcome> {
+        if !self.site.alone {
+            self.say_alive(host).await?;
+            self.keep_registered(&intent, host).await?;
+        }
+        Ok(Outcome::Converged)
     }
 
     async fn plan(&self, mut task: Task) -> Result<Vec<String>> {
@@ -172,6 +198,27 @@ impl Agent for Setlive {
 }
 
 impl Setlive {
+    fn turn(&self, app: &AppName) -> Rc<Mutex<()>> {
+        self.turns.borrow_mut().entry(app.clone()).or_default().clone()
+    }
+
+    async fn say_alive(&self, host: &Host) -> Result<()> {
+        if !self.site.alone {
+            self.alive.get_or_try_init(|| host.store.stay_alive(&host.node, "pp-setlive")).await?;
+        }
+        Ok(())
+    }
+
+    /// What the store calls this host.
+    async fn host_of(&self, host: &Host) -> Result<()> {
+        self.host.get_or_try_init(|| host.store.host_of(&host.node)).await.map(drop)
+    }
+
+    /// As [`Setlive::host_of`] found; nothing is written before it has.
+    fn known_host(&self) -> String {
+        self.host.get().cloned().unwrap_or_default()
+    }
+
     /// Whether the app is any concern of ours. Fails unless one that is not named has really left this node: the store
     /// is asked twice, so that one in the middle of something is not taken at its word.
     async fn confirm(&self, task: &Task, wanted: &Wanted) -> Result<bool> {
@@ -253,8 +300,9 @@ impl Site {
             (Wanted::Unnamed, Some(_)) => Ok(false),
             (Wanted::App(_) | Wanted::Unknown | Wanted::Held, Some(_)) => {
                 let goal = goal(app, wanted);
+                let owes = !self.alone && record.as_ref().is_some_and(Record::is_owing);
                 let seen = self.observe(app, &goal, record)?;
-                Ok(decide(&goal, &seen) == Decision::Converged)
+                Ok(!owes && decide(&goal, &seen) == Decision::Converged)
             }
         }
     }

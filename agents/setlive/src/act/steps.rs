@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::Act;
+use super::{Act, changed};
 use crate::Setlive;
 use crate::decide::Service;
 use crate::definition::Definition;
@@ -94,6 +94,27 @@ impl Act<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Has the store send no more clients to the instance, and gives those that keep an address for a while the time to
+    /// notice, unless it was out of service before. Tells whether there was anything to do. What the store cannot be told
+    /// keeps nothing from going on: the cluster has allowed it, or nobody counts on the instance.
+    pub(super) async fn drain(&mut self, from: &Definition, serves: bool, why: &str) -> bool {
+        if self.setlive.site.alone {
+            return false;
+        }
+        let host = self.task.host.clone();
+        if let Err(error) = host.store.drain(&host.node, self.app, why).await {
+            warn!(app = %self.app, "not drained: {error:#}; going on");
+        }
+        if let Some(patience) = from.timeouts.drain.filter(|_| serves) {
+            info!(app = %self.app, "Draining for {:?}", patience.duration());
+            tokio::select! {
+                () = tokio::time::sleep(patience.duration()) => {}
+                () = changed(self.task, self.wanted) => {}
+            }
+        }
+        true
     }
 
     pub(super) async fn enable(&self, to: &Definition) -> Result<bool> {

@@ -94,7 +94,7 @@ fn every_state_of_a_host_has_its_answer() {
             "killed before the stop",
             want("2"),
             seen(Some(record(Some("1"), Some("2"))), UP, "1"),
-            replace(Some("1"), "2", Given),
+            replace(Some("1"), "2", Needed),
         ),
         (
             "killed before the start",

@@ -1,0 +1,427 @@
+//! One attempt at an app: does what [`step`] says, one thing after the other, and tells it what came of that.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Error, Result, bail};
+use converge::{Outcome, Task, Wanted};
+use store::intent;
+use store::lease::ReadLeases;
+use store::schema::Check;
+use store::{AppName, ClusterName, Instance, InstanceCheck, Registered, Store};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use crate::Setlive;
+use crate::act::{Act, Next, changed, inquiry};
+use crate::decide::{Decision, Goal, Seen};
+use crate::definition::Definition;
+use crate::protocol::{Config, Own, Peer, Question, Reason, Step, Told, Us, Wait, step};
+use crate::record::Record;
+use crate::words;
+
+/// One way there and one back, with all that has to be asked and told, are fewer steps than these.
+const MOST_STEPS: usize = 200;
+/// Apps that wait with queries of their own: a Consul agent takes no more than 200 connections from one address.
+const MOST_WATCHES: usize = 24;
+
+/// An attempt under way, under the app's lock.
+pub(crate) struct Attempt<'a> {
+    pub(crate) setlive: &'a Setlive,
+    pub(crate) app: &'a AppName,
+    pub(crate) task: &'a mut Task,
+    /// What intent said when the attempt began.
+    pub(crate) wanted: &'a Wanted,
+    told: Told,
+    /// What was told, as the store needs it to change it or to wait for a change.
+    read: BTreeMap<ClusterName, Read>,
+    away: Option<Error>,
+}
+
+#[derive(Default)]
+struct Read {
+    leases: Option<ReadLeases>,
+    instances: Option<Vec<Registered>>,
+}
+
+impl<'a> Attempt<'a> {
+    pub(crate) fn new(setlive: &'a Setlive, app: &'a AppName, task: &'a mut Task, wanted: &'a Wanted) -> Self {
+        Self { setlive, app, task, wanted, told: Told::default(), read: BTreeMap::new(), away: None }
+    }
+
+    pub(crate) async fn run(mut self) -> Result<Outcome> {
+        let node = self.task.host.node.clone();
+        let mut replacements = 0;
+        for _ in 0..MOST_STEPS {
+            let (goal, seen) = self.setlive.look(self.app, self.wanted).await?;
+            let us = Us { node: node.clone(), host: self.setlive.known_host(), now: words::now() };
+            let next = step(&us, &goal, &seen, &self.told);
+            debug!(app = %self.app, "step: {next:?}");
+            if let Step::Act(Decision::Replace { .. }) = &next {
+                replacements += 1;
+                if replacements > 2 {
+                    break;
+                }
+            }
+            if let Some(outcome) = self.take(next, &goal, seen).await? {
+                return Ok(outcome);
+            }
+        }
+        bail!("does not settle: look for what changes it back")
+    }
+
+    async fn take(&mut self, next: Step, goal: &Goal, seen: Seen) -> Result<Option<Outcome>> {
+        let store = self.task.host.store.clone();
+        let (node, app) = (self.task.host.node.clone(), self.app);
+        let changed = match next {
+            Step::Ask(question) => self.ask(question, &seen).await,
+            Step::Write(cluster, leases) => {
+                let read = self.read.remove(&cluster).and_then(|read| read.leases).context("leases are read first")?;
+                self.told.forget(&cluster);
+                store.set_leases(app, &cluster, &leases, &read.expected).await.map(drop)
+            }
+            Step::Note(record) => return self.save(*record).await.map(|()| None),
+            Step::NoteAsked(cluster) => {
+                let new = || match goal {
+                    Goal::Run(wanted) => Ok(Record::new(&node, self.task.host.source, wanted)),
+                    _ => bail!("asks for an app that it has no record of"),
+                };
+                let mut record = seen.record.map_or_else(new, Ok)?;
+                record.asked.insert(cluster);
+                return self.save(record).await.map(|()| None);
+            }
+            Step::Register => {
+                self.told.own = None;
+                store.register(&self.instance(&seen)?).await
+            }
+            Step::Report => match self.report(&seen).await {
+                Ok(None) => Ok(()),
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => Err(error),
+            },
+            Step::Undrain => {
+                self.told.own = None;
+                store.undrain(&node, app).await
+            }
+            Step::Deregister => {
+                self.told.own = None;
+                store.deregister(&node, app).await
+            }
+            Step::Act(decision) => {
+                (self.told, self.read) = (Told::default(), BTreeMap::new());
+                let mut act = Act { setlive: self.setlive, app, task: self.task, wanted: self.wanted };
+                // What is kept to because of a failure ends with the leases' word on that.
+                let watched = matches!(decision, Decision::FellBack { .. } | Decision::Recheck(..));
+                return match act.on(decision, seen.record.clone()).await {
+                    Ok(Next::Look) => Ok(None),
+                    Ok(Next::Done(outcome)) => Ok(Some(outcome)),
+                    Err(error) => {
+                        if watched
+                            && let Some(record) = &seen.record
+                            && !seen.alone
+                        {
+                            self.watch_leases(&record.cluster).await;
+                        }
+                        Err(error)
+                    }
+                };
+            }
+            Step::Wait(Wait { reason: Reason::Check, on }) => match self.until_shown(&on, |ours| ours.passing).await {
+                Ok(None) => Ok(()),
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => Err(error),
+            },
+            Step::Wait(Wait { reason, on }) => {
+                self.watch(&on);
+                return Ok(Some(Outcome::Waiting(words::reason(&reason, SystemTime::now()))));
+            }
+            Step::Held(failed) => {
+                if let Goal::Run(wanted) = goal {
+                    self.watch(&wanted.cluster);
+                    bail!(words::held(app, &wanted.cluster, &failed, seen.record.as_ref()));
+                }
+                bail!("held, but nothing is wanted");
+            }
+            Step::Away => {
+                return Err(self.away.take().unwrap_or_else(|| anyhow::anyhow!("the store does not answer")));
+            }
+        };
+        if let Err(error) = changed {
+            debug!(%app, "{error:#}");
+            self.told.away = true;
+            self.away = Some(error);
+        }
+        Ok(None)
+    }
+
+    async fn save(&self, record: Record) -> Result<()> {
+        let (records, app) = (self.setlive.site.records.clone(), self.app.clone());
+        converge::blocking(move || records.save(&app, &record)).await
+    }
+
+    async fn ask(&mut self, question: Question, seen: &Seen) -> Result<()> {
+        let host = self.task.host.clone();
+        match question {
+            Question::Own => {
+                let registered = host.store.registered(&host.node).await?.remove(self.app);
+                let instance = self.instance(seen).ok();
+                self.told.own = Some(registered.map(|registered| own(&registered, instance)));
+            }
+            Question::Leases(cluster) => {
+                self.setlive.host_of(&host).await?;
+                let read = host.store.leases(self.app, &cluster).await?;
+                self.told.learn(&cluster, read.leases.clone());
+                self.read.insert(cluster, Read { leases: Some(read), instances: None });
+            }
+            Question::Config(cluster) => {
+                let config = intent::config(&host.store, self.app, &cluster).await?;
+                let config = config.map(|config| {
+                    let active = config.active().ok().flatten().cloned();
+                    Config { active, min_nodes: config.min_nodes }
+                });
+                self.told.clusters.entry(cluster).or_default().config = Some(config.unwrap_or_default());
+            }
+            Question::Peers(cluster) => {
+                let instances = host.store.instances(self.app, &cluster).await?;
+                let known = self.told.clusters.entry(cluster.clone()).or_default();
+                let down = known.leases.iter().flat_map(|leases| leases.down.values());
+                let hosts = down.map(|down| down.host.clone()).collect::<BTreeSet<_>>();
+                let alive = if hosts.is_empty() { hosts } else { host.store.alive(&hosts).await? };
+                let peer =
+                    |it: &Registered| Peer { node: it.node.clone(), digest: it.digest.clone(), passing: it.passing };
+                (known.peers, known.alive) = (Some(instances.iter().map(peer).collect()), alive);
+                self.read.entry(cluster).or_default().instances = Some(instances);
+            }
+        }
+        Ok(())
+    }
+
+    /// As what runs here is registered.
+    fn instance(&self, seen: &Seen) -> Result<Instance> {
+        let healthy = seen.record.as_ref().and_then(|record| record.healthy.as_ref());
+        let healthy = healthy.context("nothing runs that could be registered")?;
+        Ok(instance(self.app, &self.task.host.node, healthy, self.wanted))
+    }
+
+    /// Tells the store how the instance is, or waits until the store has found that out by itself.
+    async fn report(&mut self, seen: &Seen) -> Result<Option<Outcome>> {
+        let healthy = seen.record.as_ref().and_then(|record| record.healthy.clone()).context("nothing runs")?;
+        let host = self.task.host.clone();
+        let ours = host.store.registered(&host.node).await?.remove(self.app);
+        self.told.own = None;
+        let Some(ours) = ours else { return Ok(None) };
+        if ours.reports == store::Reports::Unneeded {
+            return self.until_shown(&healthy.cluster, |ours| ours.check_passes).await;
+        }
+        match inquiry(self.setlive, self.app, &healthy).now().await {
+            Ok(says) => host.store.report(&host.node, self.app, true, says).await.map(|()| None),
+            Err(error) => {
+                host.store.report(&host.node, self.app, false, &format!("{error:#}")).await?;
+                Ok(Some(Outcome::Waiting(format!("for it to be healthy: {error:#}"))))
+            }
+        }
+    }
+
+    /// Waits until the store shows our own instance so, to everybody; an outcome when it does not come to that in time.
+    async fn until_shown(
+        &mut self,
+        cluster: &ClusterName,
+        is_shown: impl Fn(&Registered) -> bool,
+    ) -> Result<Option<Outcome>> {
+        let host = self.task.host.clone();
+        let deadline = Instant::now() + self.setlive.site.passing_timeout;
+        loop {
+            let instances = host.store.instances(self.app, cluster).await?;
+            let ours = instances.iter().find(|instance| instance.node == host.node);
+            if ours.is_some_and(&is_shown) {
+                self.told = Told::default();
+                return Ok(None);
+            }
+            let why = ours.map_or("it shows no such instance".to_owned(), words::why_not_passing);
+            tokio::select! {
+                changed = host.store.wait_instances(self.app, cluster, &instances) => changed?,
+                () = changed(self.task, self.wanted) => {
+                    return Ok(Some(Outcome::Waiting("intent changed on the way".to_owned())));
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    self.read.entry(cluster.clone()).or_default().instances = Some(instances);
+                    self.watch(cluster);
+                    return Ok(Some(Outcome::Waiting(format!("for the store to show it passing: {why}"))));
+                }
+            }
+        }
+    }
+
+    async fn watch_leases(&mut self, cluster: &ClusterName) {
+        if let Ok(read) = self.task.host.store.leases(self.app, cluster).await {
+            self.read.entry(cluster.clone()).or_default().leases = Some(read);
+            self.watch(cluster);
+        }
+    }
+
+    /// Has the next attempt begin when something is different from what was read of a cluster.
+    fn watch(&mut self, cluster: &ClusterName) {
+        let Some(read) = self.read.remove(cluster) else { return };
+        let Some(watch) = Watching::begin(&self.setlive.watches) else { return };
+        let (store, app, cluster) = (self.task.host.store.clone(), self.app.clone(), cluster.clone());
+        self.task.wake_when(async move {
+            let _watch = watch;
+            tokio::select! {
+                () = leases_changed(&store, read.leases) => {}
+                () = instances_changed(&store, &app, &cluster, read.instances) => {}
+            }
+        });
+    }
+}
+
+async fn leases_changed(store: &Store, read: Option<ReadLeases>) {
+    match read {
+        // A store that cannot be watched is asked again, after a while.
+        Some(read) if store.wait(&read.token).await.is_ok() => {}
+        Some(_) | None => std::future::pending().await,
+    }
+}
+
+async fn instances_changed(store: &Store, app: &AppName, cluster: &ClusterName, seen: Option<Vec<Registered>>) {
+    match seen {
+        Some(seen) if store.wait_instances(app, cluster, &seen).await.is_ok() => {}
+        Some(_) | None => std::future::pending().await,
+    }
+}
+
+/// One of the apps that wait with queries of their own.
+struct Watching(Rc<Cell<usize>>);
+
+impl Watching {
+    fn begin(count: &Rc<Cell<usize>>) -> Option<Self> {
+        (count.get() < MOST_WATCHES).then(|| {
+            count.set(count.get() + 1);
+            Self(count.clone())
+        })
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// How a definition's instance is registered. Where intent is not known its port is left as it is.
+pub(crate) fn instance(app: &AppName, node: &store::NodeName, of: &Definition, wanted: &Wanted) -> Instance {
+    let (check, checked) = match of.health.as_ref().map(|health| (health, &health.check)) {
+        Some((health, Check::Http(http))) => {
+            let (port, path) = (http.port.get(), http.path.as_str().to_owned());
+            let (interval, timeout) = (health.interval.duration(), health.timeout.duration());
+            (InstanceCheck::Http { port, path, interval: whole(interval), timeout }, Some(port))
+        }
+        Some((health, Check::Tcp(tcp))) => {
+            let (interval, timeout) = (health.interval.duration(), health.timeout.duration());
+            (InstanceCheck::Tcp { port: tcp.port.get(), interval: whole(interval), timeout }, Some(tcp.port.get()))
+        }
+        Some((_, Check::Script(_))) | None => (InstanceCheck::Reported, None),
+    };
+    let open = match wanted {
+        Wanted::App(app) => app.ports.iter().find(|port| port.protocol == store::schema::Protocol::Tcp),
+        Wanted::Unnamed | Wanted::Unknown | Wanted::Held => None,
+    };
+    Instance {
+        app: app.clone(),
+        cluster: of.cluster.clone(),
+        node: node.clone(),
+        version: of.version.clone(),
+        digest: of.digest().as_str().to_owned(),
+        port: open.map(|port| port.port).or(checked),
+        check,
+    }
+}
+
+/// Consul checks at most once a second, and says so in its log when it is asked for more.
+fn whole(interval: Duration) -> Duration {
+    interval.max(Duration::from_secs(1))
+}
+
+fn own(registered: &Registered, instance: Option<Instance>) -> Own {
+    Own {
+        is_current: instance.is_some_and(|instance| registered.is(&instance)),
+        check_passes: registered.check_passes,
+        is_drained: registered.drained.is_some(),
+    }
+}
+
+impl Setlive {
+    /// Keeps what is registered of this node as it is on the host: repairs what somebody else removed, and says again what
+    /// counts only for a while.
+    pub(crate) async fn keep_registered(&self, intent: &intent::NodeIntent, host: &converge::Host) -> Result<()> {
+        let registered = host.store.registered(&host.node).await?;
+        for (app, wanted) in &intent.apps {
+            let wanted = wanted.as_ref().ok();
+            let known = registered.get(app);
+            if is_as_wanted(known, wanted.map(|app| &**app)) {
+                continue;
+            }
+            if let Err(error) = self.keep_one(app, known, wanted, host).await {
+                return Err(error.context(format!("{app}: its registration")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn keep_one(
+        &self,
+        app: &AppName,
+        known: Option<&Registered>,
+        wanted: Option<&std::sync::Arc<intent::App>>,
+        host: &converge::Host,
+    ) -> Result<()> {
+        // Whoever is at work on it sees to that himself.
+        let turn = self.turn(app);
+        let Ok(_turn) = turn.try_lock() else { return Ok(()) };
+        let (site, name) = (self.site.clone(), app.clone());
+        let Some(_lock) = converge::blocking(move || site.records.lock(&name)).await? else { return Ok(()) };
+        let (site, name) = (self.site.clone(), app.clone());
+        let Some(record) = converge::blocking(move || site.records.load(&name)).await? else { return Ok(()) };
+        let Some(healthy) = record.healthy.as_ref().filter(|_| record.converging.is_none()) else { return Ok(()) };
+        if self.site.owner(&record) != crate::decide::Owner::Us {
+            return Ok(());
+        }
+        let held = wanted.is_some_and(|app| app.hold);
+        let wanted = wanted.map_or(Wanted::Unknown, |app| Wanted::App(app.clone()));
+        let mut instance = instance(app, &host.node, healthy, &wanted);
+        if let (Wanted::Unknown, Some(known)) = (&wanted, known) {
+            instance.port = known.port;
+        }
+        let is_current = known.is_some_and(|known| known.is(&instance));
+        if !is_current && !held && !record.is_owing() {
+            info!(%app, "Registering it anew");
+            host.store.register(&instance).await?;
+        } else if known.is_none() {
+            return Ok(());
+        }
+        let now = inquiry(self, app, healthy).now().await;
+        let (passes, says) = match &now {
+            Ok(says) => (true, (*says).to_owned()),
+            Err(error) => (false, format!("{error:#}")),
+        };
+        let due = known.is_none_or(|known| known.wants_report(passes, &says, SystemTime::now()));
+        if due {
+            host.store.report(&host.node, app, passes, &says).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a look at what the store says of an app is enough to know that nothing has to be said to it.
+fn is_as_wanted(known: Option<&Registered>, wanted: Option<&intent::App>) -> bool {
+    match (known, wanted) {
+        (Some(known), Some(app)) => {
+            let is_live = app.active.as_ref() == Some(&known.version) && app.cluster == known.cluster;
+            is_live && known.passing && !known.wants_report(true, &known.says, SystemTime::now())
+        }
+        // Nothing is known of what should run here, so that nothing can be missed.
+        (None, Some(app)) => app.active.is_none(),
+        (_, None) => known.is_none(),
+    }
+}
