@@ -5,12 +5,15 @@
 //! entry has no clock and no owning process: a node that was killed finds its own and goes on, and one that is dead is
 //! not passing anyway. Assumes that whoever is not in `down` takes no healthy instance down.
 
+mod operate;
+
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use crate::{AppName, ClusterName, Document, Expected, Key, NodeName, Prefix, Store, Token, Version};
+pub use operate::AllLeases;
 
 /// The document of one cluster of an app.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -65,6 +68,11 @@ impl Leases {
         self.failed.get(digest).filter(|failed| failed.retry.is_none() && failed.check == check)
     }
 
+    /// Whether nobody is down and nothing has failed.
+    pub fn is_empty(&self) -> bool {
+        self.down.is_empty() && self.failed.is_empty()
+    }
+
     /// The next state, after `change`.
     #[must_use]
     pub fn changed(&self, change: impl FnOnce(&mut Self)) -> Self {
@@ -99,7 +107,10 @@ impl Store {
         let (leases, expected) = match documents.remove(key.as_str()) {
             None => (Leases::default(), Expected::Absent),
             Some(Err(reason)) => anyhow::bail!("{key}: {reason}"),
-            Some(Ok(document)) => (parse(&key, &document)?, Expected::At(document.revision)),
+            Some(Ok(document)) => {
+                let leases = parse(key.as_str(), &document).map_err(|reason| anyhow!("{key}: {reason}"))?;
+                (leases, Expected::At(document.revision))
+            }
         };
         Ok(ReadLeases { leases, expected, token })
     }
@@ -117,10 +128,11 @@ impl Store {
     }
 }
 
-fn parse(key: &Key, document: &Document) -> Result<Leases> {
-    serde_json::from_slice(&document.bytes).with_context(|| {
+/// The leases that are under `key`, or why there are none, and what to do.
+fn parse(key: &str, document: &Document) -> Result<Leases, String> {
+    serde_json::from_slice(&document.bytes).map_err(|error| {
         format!(
-            "{key} is not what agents write there; once no host is in the middle of a replacement, \
+            "this is not what agents write there: {error}; once no host is in the middle of a replacement, \
              `pp-store rm {key}`"
         )
     })
@@ -130,9 +142,9 @@ fn parse(key: &Key, document: &Document) -> Result<Leases> {
 mod tests {
     use super::*;
 
-    fn leases(text: &str) -> Result<Leases> {
-        let key = lease_key(&"slug".parse()?, &"dev".parse()?);
-        parse(&key, &Document { bytes: text.into(), revision: crate::Revision("1".to_owned()) })
+    fn leases(text: &str) -> Result<Leases, String> {
+        let key = lease_key(&"slug".parse().unwrap(), &"dev".parse().unwrap());
+        parse(key.as_str(), &Document { bytes: text.into(), revision: crate::Revision("1".to_owned()) })
     }
 
     #[test]
@@ -151,7 +163,7 @@ mod tests {
     #[test]
     fn what_is_no_such_document_is_an_error_that_says_what_to_do() {
         for text in ["", "[]", "null", r#"{"rev": -1}"#, r#"{"rev": 1, "down": {"../x": {}}}"#] {
-            let error = leases(text).unwrap_err().to_string();
+            let error = leases(text).unwrap_err();
             assert!(error.contains("pp-store rm locks/slug/dev/shutdown"), "{error}");
         }
     }

@@ -248,7 +248,8 @@ pub struct DeployConfig {
 }
 
 /// Documents that are parsed from the bytes that a store holds.
-pub(crate) trait Parse: DeserializeOwned {
+pub trait Parse: DeserializeOwned {
+    /// As every agent parses it; an error says where, and what is wrong.
     fn parse(bytes: &[u8]) -> Result<Self> {
         ensure!(!bytes.iter().all(u8::is_ascii_whitespace), "the document is empty");
         ensure!(depth(bytes) <= MOST_DEPTH, "objects and lists are nested more than {MOST_DEPTH} deep");
