@@ -1,14 +1,19 @@
 //! The command line of `pp-store`: what can be said, and how answers are given.
 
+mod age;
 mod change;
 mod check;
+mod cluster;
 mod export;
 mod finding;
 mod get;
 mod import;
 mod intent;
+mod leases;
 mod ls;
 mod put;
+mod release;
+mod retry;
 mod rm;
 
 use std::io::{self, Write};
@@ -20,7 +25,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use serde_json::Value;
 use store::repository::Repo;
 use store::schema::IntentKey;
-use store::{Directory, Expected, Key, Prefix, Revision, Store};
+use store::{AppName, ClusterName, Directory, Expected, Key, NodeName, Prefix, Revision, Store, Version};
 
 use change::{Change, Sides};
 
@@ -54,6 +59,13 @@ const EXAMPLES: &str = r#"Examples:
     pp-store check
     pp-store export backup
 
+  Something hangs: who waits for whom? What has failed, and what did it say?
+    pp-store leases
+  Others wait for web2, and its agent is gone for good; if it only hangs, restart it instead:
+    pp-store release slug dev web2
+  0.2 failed because of something else, which is put right by now (0.2 is still the active version):
+    pp-store retry slug dev 0.2
+
 With --json:
   ls    [{"key", "revision"}], and {"key", "error"} for a document that cannot be read
   get   {"key", "revision", "value"}, with "text" or "error" instead of "value" when it is no JSON
@@ -64,12 +76,24 @@ With --json:
         "change" or "remove", and with --dry-run each has its "diff"
   check [{"severity", "key", "reason", "advice", "holds": [key]}], where "severity" is "invalid" or "suspicious"; with
         "line" and "column" where JSON is broken, and "file" in a directory
+  leases
+        [{"key", "app", "cluster", "min_nodes", "instances", "passing", "spare", "down", "failed"}], where the numbers are of
+        instances, "spare" of those that min_nodes lets go down now; and {"key", "error"} for what cannot be read or known. What is
+        null is not known, or there is none.
+          "down":   [{"node", "to", "version", "since", "why", "host", "alive", "passing", "trial"}], where "to" is a digest, or
+                    null of a node that leaves, and with "trial" others wait until it has tried that
+          "failed": [{"digest", "version", "node", "at", "reason", "log": [line], "retry"}], where "retry" is when an operator
+                    let it be tried again
+  release
+        {"key", "released": [node], "down": [node]}, where "down" are the others
+  retry {"key", "retried": [digest], "already": [digest]}
 
 Exit status:
   0  done
-  1  it failed, or there is no such document; check: something is invalid
+  1  it failed, or there is no such document, cluster or entry; check: something is invalid
   2  wrong usage; check: something is suspicious, nothing is invalid
-  3  somebody else was faster: put --cas wrote nothing, import and export stopped or left out what they had changed
+  3  somebody else was faster: put --cas, release and retry wrote nothing, import and export stopped or left out what they
+     had changed
 
 Consul is reached as the consul command reaches it: CONSUL_HTTP_ADDR (without --store), CONSUL_HTTP_TOKEN,
 CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT,
@@ -79,7 +103,7 @@ CONSUL_CLIENT_KEY, CONSUL_TLS_SERVER_NAME."#;
 ///
 /// Documents are JSON under keys such as nodes/web1/slug (this host runs slug, in that cluster),
 /// clusters/slug/dev/config (its versions) and clusters/slug/dev/deploy_config (where on a host, and as whom).
-/// Agents on the hosts make it so.
+/// Agents on the hosts make it so. Where they wait for each other, `leases` says why.
 #[derive(Debug, Parser)]
 #[command(name = "pp-store", version, after_long_help = EXAMPLES, after_help = "See --help for examples and exit statuses.")]
 pub(crate) struct Args {
@@ -184,6 +208,62 @@ enum Command {
         #[arg(long, value_name = "URL")]
         repo: Option<Repo>,
     },
+    /// Say who is down on purpose, who waits for it, and what has failed
+    ///
+    /// Before an agent takes down an instance that others may count on, it enters its node in its cluster's document,
+    /// locks/<app>/<cluster>/shutdown; once the instance passes again, it takes it out. It waits while fewer than
+    /// min_nodes other instances pass that are not in it, and while another node, whose host is alive, tries the same
+    /// definition for the first time.
+    ///
+    /// One line says how many instances pass and how many of those min_nodes leaves to spare: so many may go down now. Then a line for each node that is down:
+    /// for how long, to which definition (its version, if that is known, and the first digits of its digest), whether it
+    /// passes, and whether its host is alive. Then what has failed, with the last lines that it logged: all nodes hold that
+    /// definition until its version is no longer active, its check changes, or an operator lets it be tried again.
+    ///
+    /// What cannot be read or known is named, the rest is shown, and the exit status is 1.
+    Leases {
+        /// Such as slug; without it, all clusters in which somebody is down or something has failed
+        #[arg(requires = "cluster")]
+        app: Option<AppName>,
+        /// Such as dev
+        cluster: Option<ClusterName>,
+    },
+    /// Take a node that its agent left behind out of those that are down
+    ///
+    /// For a node whose host is alive while its agent is gone for good: others wait until it has tried a definition, or
+    /// its instance passes and does not count. Look with `pp-store leases` first. An agent that works takes its entry out
+    /// by itself, and one that hangs goes on where it was once it is restarted. A dead host's entry keeps nobody waiting.
+    ///
+    /// The risk: others may go down from then on. An agent that has begun a replacement goes on with it without asking
+    /// again, also when it comes back after a day, and then fewer than min_nodes instances may pass for a while. While the
+    /// instance passes, or that cannot be seen, and the host is not known to be dead, nothing is released without --force.
+    Release {
+        /// Such as slug
+        app: AppName,
+        /// Such as dev
+        cluster: ClusterName,
+        /// Such as web2
+        node: NodeName,
+        /// Release also a node whose instance passes, or may
+        #[arg(long)]
+        force: bool,
+    },
+    /// Let a definition that has failed be tried again
+    ///
+    /// For what failed because of something else: a full disk, a database that was away. One node tries it, as at first,
+    /// and is out of service meanwhile; min_nodes holds as ever. If it fails again, it is held again.
+    ///
+    /// Only the active version is tried. Nothing needs to be done where the version, its configuration or its check has
+    /// changed since: that is another definition.
+    Retry {
+        /// Such as slug
+        app: AppName,
+        /// Such as dev
+        cluster: ClusterName,
+        /// How its digest begins, as `pp-store leases` shows it, or its version; without it, all that have failed
+        #[arg(value_name = "DIGEST")]
+        which: Option<Version>,
+    },
 }
 
 /// How a command ended that did not fail.
@@ -226,6 +306,11 @@ async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> 
         Command::Import { dir, options } => import::run(store, &dir, options, json).await,
         Command::Export { dir, options } => export::run(store, &dir, options, json).await,
         Command::Check { dir: _, repo } => check::run(store, repo.as_ref(), json).await,
+        Command::Leases { app, cluster } => leases::run(store, app.zip(cluster), json).await,
+        Command::Release { app, cluster, node, force } => release::run(store, &app, &cluster, &node, force, json).await,
+        Command::Retry { app, cluster, which } => {
+            retry::run(store, &app, &cluster, which.as_ref().map(Version::as_str), json).await
+        }
     }
 }
 

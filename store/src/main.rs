@@ -1,5 +1,5 @@
 //! `pp-store`, the operator's command: list, read, write and remove documents in either store, one by one or a whole
-//! directory of them, and say what is wrong with them.
+//! directory of them, and say what is wrong with them, who waits for whom, and what has failed.
 //!
 //! Ensures: nothing is written that an agent would refuse; a change that depends on what was read can be made to fail
 //! when that has changed; a cluster's documents stay as long as a node needs them. An error is one line on standard

@@ -283,9 +283,14 @@ fn help_lists_examples_and_exit_statuses() {
     let place = Place::directory();
     let (status, out, _) = run(&place, &["--help"]);
     assert_eq!(status, 0);
-    for says in
-        ["--cas absent", "3  somebody else was faster", "CONSUL_HTTP_TOKEN_FILE", r#"{"key", "revision", "value"}"#]
-    {
+    for says in [
+        "--cas absent",
+        "3  somebody else was faster",
+        "CONSUL_HTTP_TOKEN_FILE",
+        r#"{"key", "revision", "value"}"#,
+        "who waits for whom?",
+        r#""spare""#,
+    ] {
         assert!(out.contains(says), "{out}");
     }
 }
