@@ -139,19 +139,23 @@ pub(crate) fn decide(goal: &Goal, seen: &Seen) -> Decision {
         Goal::Unprepared { version, install } => {
             meanwhile(seen, Decision::Wait(format!("{version} is not prepared yet: there is no {}", install.display())))
         }
-        Goal::Barred => meanwhile(seen, Decision::Wait("not yet".to_owned())),
+        Goal::Barred => match begun_in_earnest(seen) {
+            // What would be waited for may be just that: that this one passes.
+            Some(begun) => toward_or_back(begun, seen),
+            None => meanwhile(seen, Decision::Wait("not yet".to_owned())),
+        },
         Goal::Unusable { reason } => meanwhile(seen, Decision::Refuse(reason.clone())),
         Goal::Run(wanted) => run(wanted, seen),
-        Goal::Finish => match &seen.record {
-            Some(Record { converging: Some(begun), healthy, .. }) => {
-                // What was only noted and not yet begun in earnest is not begun now.
-                let goes_on = |healthy: &Definition| seen.on_disk.contains(&healthy.digest()) && runs(healthy, seen);
-                let untouched = healthy.as_ref().is_some_and(goes_on);
-                if untouched { Decision::Converged } else { toward_or_back(begun, seen) }
-            }
-            Some(_) | None => Decision::Converged,
-        },
+        Goal::Finish => begun_in_earnest(seen).map_or(Decision::Converged, |begun| toward_or_back(begun, seen)),
     }
+}
+
+/// What was begun, unless it was only noted and what was healthy goes on.
+fn begun_in_earnest(seen: &Seen) -> Option<&Definition> {
+    let record = seen.record.as_ref()?;
+    let goes_on = |healthy: &Definition| seen.on_disk.contains(&healthy.digest()) && runs(healthy, seen);
+    let is_untouched = record.healthy.as_ref().is_some_and(goes_on);
+    record.converging.as_ref().filter(|_| !is_untouched)
 }
 
 /// While what is wanted cannot be run, what ran goes on, also when a crash or a change of mind came between.
@@ -227,10 +231,11 @@ fn in_the_way(goal: &Goal, seen: &Seen) -> Option<String> {
 
 fn run(wanted: &Definition, seen: &Seen) -> Decision {
     let Some(record) = &seen.record else { return toward(wanted, seen) };
-    // Not the failure of what would be gone back to: that is news as long as it lasts.
-    let is_fallback = |digest: &Digest| record.healthy.as_ref().is_some_and(|healthy| healthy.digest() == *digest);
+    // Not the failure of what would be gone back to, or of what runs: that is news as long as it lasts.
+    let here = || record.healthy.iter().chain(&record.converging);
     let is_past = |digest: &Digest, failure: &Failure| {
-        let another = failure.version != wanted.version && !is_fallback(digest);
+        let is_here = here().any(|definition| definition.digest() == *digest);
+        let another = failure.version != wanted.version && !is_here;
         another || *digest == wanted.digest() && failure.health != wanted.health
     };
     let past = record.failed.iter().filter(|(digest, failure)| is_past(digest, failure));
@@ -347,9 +352,16 @@ fn permission_begun(target: &Definition, begun: &Definition, seen: &Seen) -> Per
         Permission::Needed
     } else if begun.digest() == digest {
         Permission::Given
+    } else if serves(seen) && !has_failed(begun, seen) {
+        // It may be healthy by now, and clients may have found it.
+        Permission::Needed
     } else {
         Permission::NotNeeded
     }
+}
+
+fn has_failed(definition: &Definition, seen: &Seen) -> bool {
+    seen.record.as_ref().is_some_and(|record| record.failed.contains_key(&definition.digest()))
 }
 
 /// Whether anything of the app may be running that others count on.

@@ -53,8 +53,8 @@ pub(crate) fn reason(reason: &Reason, now: SystemTime) -> String {
             let mut said = vec![format!("{passing} of {instances} healthy, min {min_nodes}")];
             if all {
                 said.push(format!(
-                    "min_nodes {min_nodes} needs every one of the {instances} instances there are, so that none can ever be \
-                     replaced: lower it, or add a node"
+                    "all {instances} that are registered are needed for min_nodes {min_nodes}, so that none can be replaced: \
+                     lower it, or add a node"
                 ));
             }
             said.extend(down.iter().map(|(node, down)| is_down(node, down, now)));
@@ -131,7 +131,7 @@ mod tests {
         let waits = minimum(3, 5, vec![(web2.clone(), down(Some("9f2c4711aa")))]);
         assert_eq!(waits, "3 of 5 healthy, min 3, web2 is down for 9f2c4711 since 40 s");
         let never = minimum(3, 3, Vec::new());
-        assert!(never.contains("min_nodes 3 needs every one of the 3 instances"), "{never}");
+        assert!(never.contains("all 3 that are registered are needed for min_nodes 3"), "{never}");
         let trial = Reason::Trial { node: web2, down: down(Some("9f2c4711aa")) };
         assert_eq!(reason(&trial, at(140)), "web2 tries 9f2c4711 first, since 40 s");
     }

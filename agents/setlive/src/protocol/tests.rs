@@ -29,6 +29,9 @@ impl Model for Fleet {
             Property::always("as many as min_nodes pass, and what fails is tried by one", |_, world: &World| {
                 world.violation.is_none()
             }),
+            Property::always("no two steps go on to undo each other", |_, world: &World| {
+                world.leases.values().all(|leases| leases.rev < 60)
+            }),
             Property::always("where nothing more happens, all is as it shall be", |_, world: &World| {
                 world.unsettled().is_none()
             }),
