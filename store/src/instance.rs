@@ -131,10 +131,12 @@ impl Registered {
 }
 
 /// What somebody who waits wants to know of instances.
-pub(crate) fn matters(instances: &[Registered]) -> BTreeSet<(&str, &NodeName, &str, bool, Option<&str>)> {
+pub(crate) fn matters(instances: &[Registered]) -> BTreeSet<(&str, &NodeName, &str, [bool; 2], Option<&str>)> {
+    // Of one that is drained only its check can pass.
+    let passes = |it: &Registered| [it.passing, it.check_passes];
     instances
         .iter()
-        .map(|it| (it.host.as_str(), &it.node, it.digest.as_str(), it.passing, it.drained.as_deref()))
+        .map(|it| (it.host.as_str(), &it.node, it.digest.as_str(), passes(it), it.drained.as_deref()))
         .collect()
 }
 

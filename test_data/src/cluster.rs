@@ -80,6 +80,12 @@ impl Cluster {
         self.script(&["kill", node, name]);
     }
 
+    /// As [`Cluster::kill_agent`], for one that may not run at the moment; whether it did.
+    pub fn try_kill_agent(&self, node: &str, name: &str) -> bool {
+        let killed = kickstart_cluster(&self.dir).args(["kill", node, name]).output();
+        killed.expect("kickstart/cluster starts").status.success()
+    }
+
     /// What a person sees of it.
     pub fn status(&self) -> String {
         self.script(&["status"])

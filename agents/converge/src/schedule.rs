@@ -192,7 +192,11 @@ impl<A: Agent> Schedule<A> {
                 }
             }
         }
-        if self.intent.as_deref() != Some(&intent) {
+        if self.intent.as_deref() == Some(&intent) {
+            // The same again is what a store says that was away.
+            self.apps.values_mut().for_each(|slot| slot.turn.retry());
+            self.whole.retry();
+        } else {
             self.intent = Some(Rc::new(intent));
             self.whole.reset();
         }

@@ -24,6 +24,8 @@ pub(crate) struct Turn {
     changed: bool,
     /// The next attempt, when none is running.
     pub(crate) due: Instant,
+    /// How the last attempt ended.
+    failed: bool,
     failing: Backoff,
     waiting: Backoff,
     /// The last thing said about why it does not converge.
@@ -37,6 +39,7 @@ impl Turn {
             running: false,
             changed: false,
             due: Instant::now(),
+            failed: false,
             failing: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             waiting: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             said: None,
@@ -56,6 +59,13 @@ impl Turn {
         self.due = Instant::now();
     }
 
+    /// Something that may have been why it failed is over: if it did, it is due now.
+    pub(crate) fn retry(&mut self) {
+        if self.failed && !self.running {
+            self.due = Instant::now();
+        }
+    }
+
     /// True when `text` was not the last thing said.
     pub(crate) fn is_news(&mut self, text: &str) -> bool {
         let news = self.said.as_deref() != Some(text);
@@ -70,6 +80,7 @@ impl Turn {
     /// does not show.
     pub(crate) fn settle(&mut self, result: Result<Outcome>, interval: Duration, wanted: bool, is_watched: bool) {
         self.running = false;
+        self.failed = result.is_err();
         // From the end of an attempt, so that one that takes long is not followed by the next at once.
         let delay = match &result {
             _ if std::mem::take(&mut self.changed) => Duration::ZERO,

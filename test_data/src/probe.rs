@@ -5,37 +5,37 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fixtures::Cluster;
+use crate::Cluster;
 
 /// How often each is asked.
 const EACH: Duration = Duration::from_millis(100);
 
 /// What was seen so far.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub struct Probe {
     /// By host: what it last answered.
     answers: Mutex<Vec<Option<String>>>,
     over: AtomicBool,
-    least: Mutex<Option<(usize, Instant)>>,
+    least: Mutex<Option<usize>>,
 }
 
-impl Seen {
+impl Probe {
     /// How many answer now.
-    pub(crate) fn answering(&self) -> usize {
+    pub fn answering(&self) -> usize {
         self.answers.lock().unwrap().iter().flatten().count()
     }
 
-    /// The fewest that have answered at any time since [`Seen::from_now`].
-    pub(crate) fn least(&self) -> usize {
-        self.least.lock().unwrap().map_or(usize::MAX, |(least, _)| least)
+    /// The fewest that have answered at any time since [`Probe::from_now`].
+    pub fn least(&self) -> usize {
+        self.least.lock().unwrap().unwrap_or(usize::MAX)
     }
 
-    pub(crate) fn from_now(&self) {
+    pub fn from_now(&self) {
         *self.least.lock().unwrap() = None;
     }
 
     /// How many hosts answer with this version.
-    pub(crate) fn on(&self, version: &str) -> usize {
+    pub fn on(&self, version: &str) -> usize {
         let start = format!("slug {version}\n");
         self.answers.lock().unwrap().iter().flatten().filter(|answer| answer.starts_with(&start)).count()
     }
@@ -45,19 +45,17 @@ impl Seen {
         answers[host] = answer;
         let now = answers.iter().flatten().count();
         let mut least = self.least.lock().unwrap();
-        if least.is_none_or(|(before, _)| now < before) {
-            *least = Some((now, Instant::now()));
-        }
+        *least = Some(least.map_or(now, |before| before.min(now)));
     }
 }
 
 /// Probes while `work` goes on.
-pub(crate) fn probing<T>(cluster: &Cluster, work: impl FnOnce(&Seen) -> T) -> T {
+pub fn probing<T>(cluster: &Cluster, work: impl FnOnce(&Probe) -> T) -> T {
     let hosts = cluster.hosts();
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(Probe::default());
     *seen.answers.lock().unwrap() = vec![None; hosts.len()];
     /// Ends the threads also when `work` panics.
-    struct End(Arc<Seen>);
+    struct End(Arc<Probe>);
     impl Drop for End {
         fn drop(&mut self) {
             self.0.over.store(true, Ordering::SeqCst);
