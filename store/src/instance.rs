@@ -130,8 +130,11 @@ impl Registered {
     }
 }
 
+/// Host, node, digest, what passes, and why it is drained.
+pub(crate) type Matter<'a> = (&'a str, &'a NodeName, &'a str, [bool; 2], Option<&'a str>);
+
 /// What somebody who waits wants to know of instances.
-pub(crate) fn matters(instances: &[Registered]) -> BTreeSet<(&str, &NodeName, &str, [bool; 2], Option<&str>)> {
+pub(crate) fn matters(instances: &[Registered]) -> BTreeSet<Matter<'_>> {
     // Of one that is drained only its check can pass.
     let passes = |it: &Registered| [it.passing, it.check_passes];
     instances

@@ -355,7 +355,8 @@ impl Setlive {
     /// Keeps what is registered of this node as it is on the host: repairs what somebody else removed, and says again what
     /// counts only for a while.
     pub(crate) async fn keep_registered(&self, intent: &intent::NodeIntent, host: &converge::Host) -> Result<()> {
-        let registered = host.store.registered(&host.node).await?;
+        let registered = host.store.registered(&host.node).await.context("what is registered here cannot be seen")?;
+        let mut failed = None;
         for (app, wanted) in &intent.apps {
             let wanted = wanted.as_ref().ok();
             let known = registered.get(app);
@@ -363,10 +364,10 @@ impl Setlive {
                 continue;
             }
             if let Err(error) = self.keep_one(app, known, wanted, host).await {
-                return Err(error.context(format!("{app}: its registration")));
+                failed = failed.or(Some(error.context(format!("{app}: keeping it registered"))));
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     async fn keep_one(
@@ -405,6 +406,9 @@ impl Setlive {
             Ok(says) => (true, (*says).to_owned()),
             Err(error) => (false, format!("{error:#}")),
         };
+        if passes && !held && !record.is_owing() && known.is_some_and(|known| known.drained.is_some()) {
+            host.store.undrain(&host.node, app).await?;
+        }
         let due = known.is_none_or(|known| known.wants_report(passes, &says, SystemTime::now()));
         if due {
             host.store.report(&host.node, app, passes, &says).await?;

@@ -10,7 +10,9 @@ use setlive::{Places, Setlive};
 /// For each app that intent names under nodes/<node>/, the version that is "active" in clusters/<app>/<cluster>/config is
 /// run from <basedir>/installs/<app>_<version>, once it is there. When it is not healthy in time, the last healthy version
 /// is started again. Apps without an active version, and apps that were taken off this node, are stopped and their
-/// services removed. When in doubt (a store that is down, a document that is malformed) everything stays as it is.
+/// services removed. What runs is registered in the store; before it is stopped for another, enough other instances of
+/// its cluster have to pass there (min_nodes), and what none of them runs yet is tried by one host first; `pp-store
+/// leases` shows who waits for whom. When in doubt (a store that is down, a document that is malformed) everything stays as it is.
 ///
 /// Example, with runsvdir looking after /tmp/service:
 ///
