@@ -39,6 +39,11 @@ pub trait Agent: 'static {
         None
     }
 
+    /// A single pass is over, and found or made these as intent wants them.
+    fn passed(&self, _converged: BTreeSet<AppName>) -> impl Future<Output = ()> {
+        async {}
+    }
+
     /// What [`Agent::converge`] would do, a line each; changes nothing.
     fn plan(&self, _task: Task) -> impl Future<Output = Result<Vec<String>>> {
         async { Ok(Vec::new()) }

@@ -22,7 +22,7 @@ use crate::watch::tell_if_empty;
 
 /// Attempts every app once, and the host as a whole, all at the same time. Failure when any failed.
 pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCode> {
-    let Round { intent, tasks, mut failed } = round(agent, host, agent.glance()).await?;
+    let Round { intent, tasks, settled: mut converged, mut failed } = round(agent, host, agent.glance()).await?;
     let mut running = JoinSet::new();
     for task in tasks {
         let agent = agent.clone();
@@ -32,22 +32,23 @@ pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCod
     running.spawn_local(async move { (None, whole.converge_host(intent, &on).await) });
     while let Some(done) = running.join_next().await {
         let (app, result) = done?;
-        let app = app.as_ref().map(display);
+        let about = app.as_ref().map(display);
         match result {
-            Ok(Outcome::Converged) => {}
-            Ok(Outcome::Waiting(reason)) => info!(app, "waiting: {reason}"),
+            Ok(Outcome::Converged) => converged.extend(app),
+            Ok(Outcome::Waiting(reason)) => info!(app = about, "waiting: {reason}"),
             Err(error) => {
-                error!(app, "{error:#}");
+                error!(app = about, "{error:#}");
                 failed = true;
             }
         }
     }
+    agent.passed(converged).await;
     Ok(status(failed))
 }
 
 /// Prints what a pass would do to each app, and to the host as a whole.
 pub(crate) async fn plan<A: Agent>(agent: &Rc<A>, host: &Host, format: LogFormat) -> Result<ExitCode> {
-    let Round { intent, tasks, mut failed } = round(agent, host, None).await?;
+    let Round { intent, tasks, settled: _, mut failed } = round(agent, host, None).await?;
     let mut show = |app: Option<AppName>, steps: Result<Vec<String>>| match steps {
         Ok(steps) => print_plan(app.as_ref(), &steps, format),
         Err(error) => {
@@ -90,6 +91,8 @@ struct Round {
     intent: Rc<NodeIntent>,
     /// One for every app that may be touched.
     tasks: Vec<Task>,
+    /// At these a glance found nothing to do.
+    settled: BTreeSet<AppName>,
     /// Something has failed already, by being invalid.
     failed: bool,
 }
@@ -129,5 +132,5 @@ async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> 
         let wanted = watch::Sender::new(verdict.wanted()).subscribe();
         tasks.push(Task { app, host: host.clone(), wanted, wake: Wake::default() });
     }
-    Ok(Round { intent: Rc::new(intent), tasks, failed })
+    Ok(Round { intent: Rc::new(intent), tasks, settled, failed })
 }

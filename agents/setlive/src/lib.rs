@@ -9,6 +9,7 @@ mod attempt;
 mod decide;
 mod definition;
 mod health;
+mod known;
 mod logs;
 mod processes;
 mod program;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use converge::files;
 use converge::{Agent, Glance, Host, Outcome, Source, Task, Wanted, blocking};
-use store::intent::{NodeIntent, looks_gone};
+use store::intent::{App, NodeIntent, looks_gone};
 use store::{Alive, AppName, ClusterName, NodeName};
 use tokio::sync::{Mutex, OnceCell};
 use tracing::debug;
@@ -38,6 +39,7 @@ use tracing::debug;
 use attempt::Attempt;
 use decide::{Decision, Goal, Owner, Seen, Service, candidates, decide};
 use definition::Definition;
+use known::Known;
 use record::{Record, Records};
 use runit::Control;
 
@@ -103,6 +105,8 @@ struct Site {
     alone: bool,
     passing_timeout: Duration,
     adopt: bool,
+    /// `None` where all is looked at in full.
+    known: Option<Known>,
 }
 
 impl Setlive {
@@ -112,16 +116,22 @@ impl Setlive {
         let builder = places.servicebuilder.as_ref().map(|command| -> Result<_> {
             Ok(service::Builder { command: command.clone(), config: existing(&places.config)? })
         });
-        let site = Site {
+        let records = Records::open(&stage);
+        let resolved = service::Places { stage, runit: existing(&places.runit)?, builder: builder.transpose()? };
+        let mut site = Site {
             node: host.node.clone(),
             source: host.source,
-            records: Records::open(&stage),
-            places: service::Places { stage, runit: existing(&places.runit)?, builder: builder.transpose()? },
+            records,
+            places: resolved,
             control: places.sv.clone().map_or(Control::Supervise, Control::Sv),
             alone: host.source == Source::Direct || !host.store.keeps_instances(),
             passing_timeout: places.passing_timeout,
             adopt: places.adopt,
+            known: None,
         };
+        if !host.read_only {
+            site.known = site.known();
+        }
         Ok(Self {
             site: Arc::new(site),
             http: health::client().context("setting up an HTTP client")?,
@@ -152,7 +162,16 @@ impl Agent for Setlive {
     fn glance(&self) -> Option<Glance> {
         let site = self.site.clone();
         // What went wrong is for an attempt to say.
-        Some(Arc::new(move |app| site.is_settled(&app.name, &Wanted::App(app.clone())).unwrap_or(false)))
+        let is_settled = move |app: &Arc<App>| site.is_settled(&app.name, &Wanted::App(app.clone())).unwrap_or(false);
+        let site = self.site.clone();
+        Some(Arc::new(move |app| site.knows(app) || is_settled(app)))
+    }
+
+    async fn passed(&self, converged: BTreeSet<AppName>) {
+        let site = self.site.clone();
+        if let Err(error) = blocking(move || site.remember(&converged)).await {
+            debug!("{error:#}; the next pass looks at all of it");
+        }
     }
 
     async fn converge(&self, mut task: Task) -> Result<Outcome> {

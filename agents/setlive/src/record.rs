@@ -187,7 +187,7 @@ impl Records {
         Lock::try_hold(&self.dir.join(format!("{app}.lock")))
     }
 
-    fn path(&self, app: &AppName) -> PathBuf {
+    pub(crate) fn path(&self, app: &AppName) -> PathBuf {
         self.dir.join(format!("{app}.json"))
     }
 }

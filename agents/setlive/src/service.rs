@@ -48,6 +48,14 @@ impl Places {
         self.runit.join(service)
     }
 
+    fn run(&self, service: &str) -> PathBuf {
+        self.staged(service).join("run")
+    }
+
+    fn log_run(&self, service: &str) -> PathBuf {
+        self.staged(service).join("log/run")
+    }
+
     /// True when all that the definition needs is on disk as it shall be.
     pub(crate) fn hold(&self, app: &AppName, definition: &Definition) -> bool {
         let mut owned = self.files(app, definition).into_iter().chain(self.links(app, definition));
@@ -55,6 +63,15 @@ impl Places {
             Owned::File { path, text, mode } => files::holds(path, text.as_bytes(), *mode),
             Owned::Link { path, target } => fs::read_link(path).is_ok_and(|found| found == *target),
         })
+    }
+
+    /// Where all that is that [`Places::hold`] reads, of a definition that we build ourselves.
+    pub(crate) fn owned(&self, definition: &Definition) -> Vec<PathBuf> {
+        let mut owned = vec![definition.config_path(), current(definition)];
+        for service in definition.services() {
+            owned.extend([self.run(service), self.log_run(service), self.link(service)]);
+        }
+        owned
     }
 
     /// Creates what a definition needs before anything is stopped: directories, its configuration file, and the next
@@ -120,10 +137,9 @@ impl Places {
                 owned.push(Owned::File { path: builder.description(app), text, mode: 0o644 });
             }
             None => owned.extend(definition.entries.iter().flat_map(|(service, entry)| {
-                let dir = self.staged(service);
                 let run = format!("#!/bin/sh\n{}", run_commands(app, definition, entry));
                 let log = format!("#!/bin/sh\nexec svlogd -tt {}\n", quoted(&definition.log_dir(service)));
-                [script(dir.join("run"), run), script(dir.join("log/run"), log)]
+                [script(self.run(service), run), script(self.log_run(service), log)]
             })),
         }
         owned
@@ -132,13 +148,18 @@ impl Places {
     /// In the order in which they are made: a service that is linked is about to be started.
     fn links(&self, app: &AppName, definition: &Definition) -> Vec<Owned> {
         let current = Owned::Link {
-            path: definition.basedir.path().join("current"),
+            path: current(definition),
             target: Path::new("installs").join(format!("{app}_{}", definition.version)),
         };
         let services = definition.services().filter(|_| self.builder.is_none());
         let services = services.map(|service| Owned::Link { path: self.link(service), target: self.staged(service) });
         std::iter::once(current).chain(services).collect()
     }
+}
+
+/// The link to the install that runs.
+fn current(definition: &Definition) -> PathBuf {
+    definition.basedir.path().join("current")
 }
 
 impl Builder {
@@ -212,5 +233,22 @@ mod tests {
         let shell = format!("printf %s {}", quoted(path));
         let output = std::process::Command::new("sh").arg("-c").arg(shell).output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), path.display().to_string());
+    }
+    #[test]
+    fn what_is_owned_is_what_is_looked_at() {
+        let (app, mut definition) = ("slug".parse().unwrap(), definition("0.1"));
+        definition.entries = [("slug@a", "bin/launch/a"), ("slug@b", "bin/launch/b")]
+            .map(|(service, entry)| (service.to_owned(), entry.to_owned()))
+            .into();
+        let places = Places { stage: "/stage".into(), runit: "/service".into(), builder: None };
+        let looked_at = places.files(&app, &definition).into_iter().chain(places.links(&app, &definition));
+        let looked_at = looked_at.map(|owned| match owned {
+            Owned::File { path, .. } | Owned::Link { path, .. } => path,
+        });
+        let mut looked_at = looked_at.collect::<Vec<_>>();
+        let mut owned = places.owned(&definition);
+        looked_at.sort();
+        owned.sort();
+        assert_eq!(owned, looked_at);
     }
 }
