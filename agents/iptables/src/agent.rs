@@ -15,6 +15,7 @@ use converge::files::{self, Lock};
 use converge::{Agent, Glance, Host, HostPlan, Outcome, blocking};
 use store::AppName;
 use store::intent::{NodeIntent, looks_gone};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info};
 
@@ -36,6 +37,8 @@ pub struct PacketFilter {
     place: Place,
     us: Us,
     end: End,
+    /// What a single pass sees of the chain while the store answers.
+    early: RefCell<Option<JoinHandle<Result<Look>>>>,
     /// Only look.
     read_only: bool,
     /// What was said of a change that has not been made yet: that it is tried again is no news.
@@ -45,7 +48,7 @@ pub struct PacketFilter {
 /// Where rules go.
 #[derive(Debug)]
 enum Place {
-    Chain(Chain),
+    Chain(Rc<Chain>),
     Authority(Authority),
 }
 
@@ -55,6 +58,9 @@ enum Chain {
     Kernel(Kernel),
     File(RulesFile),
 }
+
+/// What there is of our chain, and what is wrong with a family.
+type Look = (Tables, Option<Error>);
 
 /// What one round came to.
 struct Round {
@@ -77,22 +83,30 @@ impl PacketFilter {
     pub fn new(filter: &Filter, host: &Host) -> Result<Self> {
         let place = match (&filter.cmd, &filter.config_dir) {
             (Some(command), Some(dir)) => Place::Authority(Authority { command: command.clone(), dir: dir.clone() }),
-            _ if filter.apply => Place::Chain(Chain::Kernel(Kernel::open(filter.variant, filter.lock())?)),
-            _ => Place::Chain(Chain::File(RulesFile { path: filter.rules() })),
+            _ if filter.apply => Place::Chain(Rc::new(Chain::Kernel(Kernel::open(filter.variant, filter.lock())?))),
+            _ => Place::Chain(Rc::new(Chain::File(RulesFile { path: filter.rules() }))),
         };
         let end = if filter.default_drop { End::Drop(filter.keep.clone()) } else { End::FallThrough };
         let us = Us { node: host.node.clone(), source: host.source, adopt: filter.adopt };
-        Ok(Self { place, us, end, read_only: host.read_only, said: RefCell::default() })
+        Ok(Self { place, us, end, early: RefCell::default(), read_only: host.read_only, said: RefCell::default() })
     }
 }
 
 impl Agent for PacketFilter {
     /// For a single app there is nothing to do: only for all of them together.
     fn glance(&self) -> Option<Glance> {
+        if let Place::Chain(chain) = &self.place {
+            let chain = chain.clone();
+            self.early.replace(Some(spawn_local(async move { chain.look().await })));
+        }
         Some(Arc::new(|_| true))
     }
 
     async fn converge_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<Outcome> {
+        // Only who writes needs the lock, and looks again under it.
+        if self.is_settled(&intent).await {
+            return Ok(Outcome::Converged);
+        }
         let (_, doubts) = self.converge_to(&intent, host).await?;
         doubts.map_or(Ok(Outcome::Converged), Err)
     }
@@ -104,6 +118,15 @@ impl Agent for PacketFilter {
 }
 
 impl PacketFilter {
+    /// Whether what was seen early is as intent wants it.
+    async fn is_settled(&self, intent: &NodeIntent) -> bool {
+        let Some(early) = self.early.take() else { return false };
+        let Ok(Ok((seen, None))) = early.await else { return false };
+        let verdicts = verdicts(intent, &present(&seen), &Gone::new(), &self.us);
+        let nothing_to_say = verdicts.ask.is_empty() && verdicts.complaints.is_empty();
+        nothing_to_say && tables(&seen, &verdicts, &self.us, &self.end) == seen
+    }
+
     /// The lines of what was left to do, and what is wrong with single apps or with a family.
     async fn converge_to(&self, intent: &NodeIntent, host: &Host) -> Result<(Vec<Line>, Option<Error>)> {
         let Round { mut lines, ask, mut complaints, mut trouble } = self.round(intent, &Gone::new()).await?;
@@ -183,8 +206,10 @@ impl Place {
     /// The file to lock before a change; its directory is there from now on.
     fn lock(&self) -> Result<PathBuf> {
         let lock = match self {
-            Self::Chain(Chain::Kernel(kernel)) => kernel.lock.clone(),
-            Self::Chain(Chain::File(file)) => file.lock(),
+            Self::Chain(chain) => match &**chain {
+                Chain::Kernel(kernel) => kernel.lock.clone(),
+                Chain::File(file) => file.lock(),
+            },
             Self::Authority(authority) => authority.lock(),
         };
         let parent = lock.parent().filter(|parent| *parent != Path::new(""));
@@ -194,7 +219,7 @@ impl Place {
 }
 
 impl Chain {
-    async fn look(&self) -> Result<(Tables, Option<Error>)> {
+    async fn look(&self) -> Result<Look> {
         match self {
             Self::Kernel(kernel) => kernel.look().await,
             Self::File(file) => {
