@@ -23,6 +23,7 @@ use crate::watch::tell_if_empty;
 /// Attempts every app once, and the host as a whole, all at the same time. Failure when any failed.
 pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCode> {
     let Round { intent, tasks, settled: mut converged, mut failed } = round(agent, host, agent.glance()).await?;
+    let kept = intent.clone();
     let mut running = JoinSet::new();
     for task in tasks {
         let agent = agent.clone();
@@ -43,6 +44,8 @@ pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCod
         }
     }
     agent.passed(converged).await;
+    // The process is about to end: what it takes to free all of it would be lost.
+    std::mem::forget(kept);
     Ok(status(failed))
 }
 
