@@ -81,7 +81,7 @@ impl Consul {
             [] => Ok(()),
             [prefix] => {
                 let answer = self.client.query(prefix, format!("{}?recurse&consistent", path(prefix)), TIMEOUT).await?;
-                tell(prefixes, listed(answer)?.1);
+                tell(prefixes, listed(&answer)?.1);
                 Ok(())
             }
             _ => self.in_transactions(prefixes, tell).await,
@@ -103,10 +103,10 @@ impl Consul {
         if answer.status == StatusCode::NOT_FOUND && answer.index.is_some() {
             return Ok(None);
         }
-        let entries = answer.json::<Vec<Entry>>()?;
-        let [entry] = <[Entry; 1]>::try_from(entries).ok().context("Consul answered with several keys, or none")?;
+        let entries = answer.json::<Vec<Entry<'_>>>()?;
+        let [entry] = <[Entry<'_>; 1]>::try_from(entries).ok().context("Consul answered with several keys, or none")?;
         ensure!(entry.key == key.as_str(), "Consul was asked for {key} and answered with {}", entry.key);
-        entry.document().map(Some)
+        entry.document().map(|(_, document)| Some(document))
     }
 
     pub(crate) async fn put(&self, key: &Key, bytes: &[u8]) -> Result<()> {
@@ -185,7 +185,8 @@ impl Consul {
             about: &about,
             rule: rule("key_prefix", prefixes.first().map_or("", Prefix::as_str), "read"),
         };
-        let transaction = self.client.send(request).await?.json::<Transaction>()?;
+        let answer = self.client.send(request).await?;
+        let transaction = answer.json::<Transaction<'_>>()?;
         documents(transaction.results.unwrap_or_default().into_iter().map(|result| result.kv))
     }
 }
@@ -193,21 +194,23 @@ impl Consul {
 /// What `/v1/txn` answers.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Transaction {
-    results: Option<Vec<TransactionResult>>,
+struct Transaction<'a> {
+    #[serde(borrow)]
+    results: Option<Vec<TransactionResult<'a>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-struct TransactionResult {
-    kv: Entry,
+struct TransactionResult<'a> {
+    #[serde(borrow)]
+    kv: Entry<'a>,
 }
 
-impl Entry {
-    fn document(self) -> Result<Document> {
-        let bytes = BASE64_STANDARD.decode(self.value.unwrap_or_default());
+impl Entry<'_> {
+    fn document(self) -> Result<(String, Document)> {
+        let bytes = BASE64_STANDARD.decode(self.value.unwrap_or_default().as_bytes());
         let bytes = bytes.with_context(|| format!("Consul's answer about {} is not base64", self.key))?;
-        Ok(Document { bytes, revision: Revision(self.modify_index.to_string()) })
+        Ok((self.key, Document { bytes, revision: Revision(self.modify_index.to_string()) }))
     }
 }
 
@@ -220,9 +223,9 @@ fn index(revision: &Revision) -> Result<u64> {
 }
 
 /// The documents in the answer to a recursive read, and the index they were read at.
-fn listed(answer: Answer) -> Result<(u64, Documents)> {
-    let index = indexed(&answer)?;
-    let entries = if answer.status == StatusCode::NOT_FOUND { Vec::new() } else { answer.json::<Vec<Entry>>()? };
+fn listed(answer: &Answer) -> Result<(u64, Documents)> {
+    let index = indexed(answer)?;
+    let entries = if answer.status == StatusCode::NOT_FOUND { Vec::new() } else { answer.json::<Vec<Entry<'_>>>()? };
     Ok((index, documents(entries)?))
 }
 
@@ -234,9 +237,9 @@ fn indexed(answer: &Answer) -> Result<u64> {
     }
 }
 
-fn documents(entries: impl IntoIterator<Item = Entry>) -> Result<Documents> {
+fn documents<'a>(entries: impl IntoIterator<Item = Entry<'a>>) -> Result<Documents> {
     let entries = entries.into_iter().filter(|entry| !entry.key.ends_with('/'));
-    entries.map(|entry| Ok((entry.key.clone(), Ok(entry.document()?)))).collect()
+    entries.map(|entry| entry.document().map(|(key, document)| (key, Ok(document)))).collect()
 }
 
 fn path(prefix: &Prefix) -> String {

@@ -98,8 +98,9 @@ impl Definition {
         let Self { version, cluster, basedir, runas, user_config, entries, health: _, timeouts: _, digest: _ } = self;
         let runas = runas.as_ref();
         let inputs = Inputs { basedir, cluster, entries, runas, user_config, version };
-        let inputs = serde_json::to_string(&inputs).expect("its keys are strings");
-        let hash = Sha256::digest(format!("platypus definition 1\n{inputs}"));
+        let mut text = b"platypus definition 1\n".to_vec();
+        serde_json::to_writer(&mut text, &inputs).expect("its keys are strings");
+        let hash = Sha256::digest(text);
         Digest(format!("{hash:x}"))
     }
 

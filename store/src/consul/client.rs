@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::rule;
@@ -94,7 +93,7 @@ impl Client {
 
 impl Answer {
     /// The body of an answer that says that all is well.
-    pub(super) fn json<T: DeserializeOwned>(self) -> Result<T> {
+    pub(super) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
         if self.status != StatusCode::OK {
             return Err(self.error());
         }
@@ -169,10 +168,11 @@ fn explain(error: reqwest::Error, timeout: Duration) -> anyhow::Error {
 /// One key as Consul's answers have it.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Entry {
+pub(super) struct Entry<'a> {
     pub(super) key: String,
     /// In base64; null when it is empty.
-    pub(super) value: Option<String>,
+    #[serde(borrow)]
+    pub(super) value: Option<Cow<'a, str>>,
     pub(super) modify_index: u64,
 }
 

@@ -104,7 +104,7 @@ impl Target {
         let timeout = wait + wait / 16 + Duration::from_secs(5);
         match self {
             Self::Documents([prefix]) => {
-                listed(client.query(prefix, format!("{}?{blocking}&recurse", path(prefix)), timeout).await?)
+                listed(&client.query(prefix, format!("{}?{blocking}&recurse", path(prefix)), timeout).await?)
             }
             Self::Around(prefix, _) => {
                 let path = format!("{}?{blocking}&keys&separator=/", path(prefix));
