@@ -130,9 +130,11 @@ pub(crate) fn tables(seen: &Tables, verdicts: &Verdicts<'_>, us: &Us, end: &End)
 /// One family's chain: for whom it is, then each app's rules in the order of their names, then its end.
 fn chain(family: Family, table: &Table, seen: &Tables, verdicts: &Verdicts<'_>, us: &Us, end: &End) -> Vec<Rule> {
     let mut there = BTreeMap::<&AppName, Vec<&Rule>>::new();
-    for rule in table.rules() {
-        if let Some(owner) = rule.owner() {
-            there.entry(&owner.app).or_default().push(rule);
+    let owned = table.rules().filter(|rule| rule.owner().is_some()).collect::<Vec<_>>();
+    // An app's rules are next to each other, most often.
+    for rules in owned.chunk_by(|one, next| one.owner().map(|one| &one.app) == next.owner().map(|next| &next.app)) {
+        if let Some(owner) = rules[0].owner() {
+            there.entry(&owner.app).or_default().extend(rules);
         }
     }
     let mut chain = nodes(seen, verdicts, us);
