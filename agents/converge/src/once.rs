@@ -108,6 +108,7 @@ async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> 
         }
     };
     let intent = intent::read_once(&host.store, &host.node, &mut glance_at).await?;
+    let present = agent.present()?;
     let settled = match glances {
         Some(glances) => glances.settled().await,
         None => BTreeSet::new(),
@@ -119,7 +120,7 @@ async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> 
         failed = true;
     }
     let mut tasks = Vec::new();
-    for (app, verdict) in verdicts(&intent, agent.present()?) {
+    for (app, verdict) in verdicts(&intent, present) {
         match &verdict {
             Verdict::Converge(Wanted::App(_)) if settled.contains(&app) => continue,
             Verdict::Converge(_) => {}

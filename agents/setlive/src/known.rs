@@ -40,7 +40,6 @@ pub(crate) struct Known {
     path: PathBuf,
     /// What each mark begins with, who looks: another program, or one that is told otherwise, may find another thing.
     who: Sha256,
-    /// Read once it is needed: the store has not answered yet.
     marks: OnceLock<Marks>,
     unknown: Mutex<Vec<Arc<App>>>,
 }
@@ -111,6 +110,11 @@ impl Site {
             }
             (Source::Store | Source::Direct, Control::Supervise | Control::Sv(_), _) => None,
         }
+    }
+
+    /// Reads what earlier passes found, while the store works.
+    pub(crate) fn recall(&self) {
+        self.known.as_ref().map(Known::marks);
     }
 
     /// Whether the app is as an earlier pass found it converged, and runs.

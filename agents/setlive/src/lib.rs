@@ -164,6 +164,8 @@ impl Agent for Setlive {
         // What went wrong is for an attempt to say.
         let is_settled = move |app: &Arc<App>| site.is_settled(&app.name, &Wanted::App(app.clone())).unwrap_or(false);
         let site = self.site.clone();
+        tokio::task::spawn_blocking(move || site.recall());
+        let site = self.site.clone();
         Some(Arc::new(move |app| site.knows(app) || is_settled(app)))
     }
 
