@@ -1,9 +1,9 @@
 //! `kickstart/cluster`: it does what its help says, and leaves nothing behind, whatever happens to it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::net::TcpStream;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -134,10 +134,20 @@ fn hosts_serve_what_intent_says_through_faults_and_leave_nothing_behind() {
     drop(held);
 }
 
-/// `up`, as far as a host's file is there.
-fn half_up(dir: &Path, file: &str, repo: &Path) -> Child {
+/// `up`, as far as a host's file is there. It does not come to its end: its pp-preparer never makes a pass.
+fn half_up(dir: &Path, file: &str, scratch: &Path) -> Child {
+    let bins = scratch.join("bin");
+    if !bins.exists() {
+        fs::create_dir(&bins).unwrap();
+        for program in ["pp-setlive", "pp-iptables", "pp-store", "slug"] {
+            symlink(bin(program), bins.join(program)).unwrap();
+        }
+        fs::write(bins.join("pp-preparer"), "#!/bin/sh\nexec sleep 1000\n").unwrap();
+        fs::set_permissions(bins.join("pp-preparer"), Permissions::from_mode(0o755)).unwrap();
+    }
     let mut up = kickstart_cluster(dir);
-    up.args(["up", "1", "--repo"]).arg(repo).process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
+    up.env("BIN", bins);
+    up.args(["up", "1", "--repo"]).arg(scratch).process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
     let mut up = up.spawn().unwrap();
     let there = || fs::metadata(dir.join(file)).is_ok_and(|found| found.len() > 0).then_some(());
     eventually(&format!("up has made {file}"), SOON, || there().or(up.try_wait().unwrap().map(drop)));
