@@ -95,6 +95,9 @@ impl Record {
     /// The record once `to` is healthy.
     #[must_use]
     pub(crate) fn arrived(mut self, to: &Definition) -> Self {
+        // It may be what something was begun from, for another place.
+        self.cluster = to.cluster.clone();
+        self.basedir = to.basedir.clone();
         self.failed.remove(&to.digest());
         self.healthy = Some(to.clone());
         self.converging = None;
@@ -196,6 +199,17 @@ impl Records {
 mod tests {
     use super::*;
     use crate::definition::tests::definition;
+
+    #[test]
+    fn a_record_says_where_it_runs_also_when_what_was_begun_elsewhere_is_given_up() {
+        let (here, mut there) = (definition("1"), definition("2"));
+        there.cluster = "there".parse().unwrap();
+        there.basedir = "/srv/there".to_owned().try_into().unwrap();
+        let record = Record::new(&"web1".parse().unwrap(), Source::Store, &here).begun(&there);
+        assert_eq!((&record.cluster, &record.basedir), (&there.cluster, &there.basedir));
+        let record = record.arrived(&here);
+        assert_eq!((record.cluster, record.basedir), (here.cluster, here.basedir));
+    }
 
     #[test]
     fn a_record_comes_back_as_it_was_saved_and_a_torn_one_is_an_error() {
