@@ -364,10 +364,12 @@ fn has_failed(definition: &Definition, seen: &Seen) -> bool {
     seen.record.as_ref().is_some_and(|record| record.failed.contains_key(&definition.digest()))
 }
 
-/// Whether anything of the app may be running that others count on.
+/// Whether anything of the app may be running that others count on: nobody does on what was never healthy here.
 pub(crate) fn serves(seen: &Seen) -> bool {
-    let recorded = seen.record.iter().flat_map(|record| record.services.iter());
-    !recorded.map(String::as_str).all(|service| is_down(service, seen))
+    let Some(record) = &seen.record else { return false };
+    let was_healthy =
+        record.healthy.is_some() || !record.converging.as_ref().is_some_and(|begun| has_failed(begun, seen));
+    was_healthy && !record.services.iter().all(|service| is_down(service, seen))
 }
 
 fn is_down(service: &str, seen: &Seen) -> bool {
