@@ -274,10 +274,12 @@ impl Place<'_> {
         if self.serves {
             let counts = |peer: &&Peer| peer.passing && peer.node != us.node && !leases.down.contains_key(&peer.node);
             let available = peers.iter().filter(counts).count();
-            if available < usize::try_from(config.min_nodes).unwrap_or(usize::MAX) {
+            // Where no version is active none is to be kept.
+            let min_nodes = config.active.as_ref().map_or(0, |_| config.min_nodes);
+            if available < usize::try_from(min_nodes).unwrap_or(usize::MAX) {
                 let (passing, instances) = (peers.iter().filter(|peer| peer.passing).count(), peers.len());
                 let down = leases.down.clone();
-                return not(Reason::Minimum { passing, instances, min_nodes: config.min_nodes, down });
+                return not(Reason::Minimum { passing, instances, min_nodes, down });
             }
         }
         // Nobody counts on what does not serve, so that all there may be to wait for is whether it works.
