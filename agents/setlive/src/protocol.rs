@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use store::lease::{Down, FailedDigest, Leases};
 use store::{ClusterName, NodeName, Version};
 
-use crate::decide::{Decision, Goal, Permission, Seen, decide, serves};
+use crate::decide::{Decision, Goal, Permission, Seen, candidates, decide, serves};
 use crate::definition::{Definition, Digest};
 use crate::record::{Failure, Record};
 
@@ -148,7 +148,7 @@ pub(crate) fn step(us: &Us, goal: &Goal, seen: &Seen, told: &Told) -> Step {
     if seen.alone {
         return Step::Act(decision);
     }
-    if let Some(step) = publish(us, seen, told).or_else(|| reconsider(us, &decision, seen, told)) {
+    if let Some(step) = publish(us, goal, seen, told).or_else(|| reconsider(us, goal, &decision, seen, told)) {
         return step;
     }
     match places(goal, &decision, seen) {
@@ -316,15 +316,16 @@ impl Failure {
 // --- failures ------------------------------------------------------------------------------------------------------
 
 /// What failed here is told to the others, before anything else if the store can be asked.
-fn publish(us: &Us, seen: &Seen, told: &Told) -> Option<Step> {
+fn publish(us: &Us, goal: &Goal, seen: &Seen, told: &Told) -> Option<Step> {
     let record = seen.record.as_ref()?;
-    let unpublished = record.failed.iter().filter(|(_, failure)| !failure.is_published);
+    let cluster = |digest: &Digest| failed_in(digest, goal, record);
+    let first = record.failed.iter().find(|(_, failure)| !failure.is_published);
+    let cluster_of_first = cluster(first.filter(|_| !told.away)?.0);
+    let is_next = |digest: &Digest, failure: &Failure| !failure.is_published && cluster(digest) == cluster_of_first;
+    let unpublished = record.failed.iter().filter(|(digest, failure)| is_next(digest, failure));
     let unpublished = unpublished.map(|(digest, failure)| (digest.as_str().to_owned(), failure)).collect::<Vec<_>>();
-    if unpublished.is_empty() || told.away {
-        return None;
-    }
-    let leases = match told.clusters.get(&record.cluster).and_then(|known| known.leases.as_ref()) {
-        None => return Some(Step::Ask(Question::Leases(record.cluster.clone()))),
+    let leases = match told.clusters.get(cluster_of_first).and_then(|known| known.leases.as_ref()) {
+        None => return Some(Step::Ask(Question::Leases(cluster_of_first.clone()))),
         Some(leases) => leases,
     };
     let is_told = |(digest, failure): &(String, &Failure)| {
@@ -336,19 +337,26 @@ fn publish(us: &Us, seen: &Seen, told: &Told) -> Option<Step> {
         })
     };
     if unpublished.iter().all(is_told) {
-        let mut record = record.clone();
-        record.failed.values_mut().for_each(|failure| failure.is_published = true);
-        return Some(Step::Note(Box::new(record)));
+        let mut told = record.clone();
+        let failed = told.failed.iter_mut().filter(|(digest, failure)| is_next(digest, failure));
+        failed.for_each(|(_, failure)| failure.is_published = true);
+        return Some(Step::Note(Box::new(told)));
     }
     let next = leases.changed(|leases| {
         leases.failed.extend(unpublished.into_iter().map(|(digest, failure)| (digest, failure.told_by(us))));
     });
-    Some(Step::Write(record.cluster.clone(), next))
+    Some(Step::Write(cluster_of_first.clone(), next))
+}
+
+/// Where the others are that might try it, too: not where this node is any more once it went back to another cluster.
+fn failed_in<'a>(digest: &Digest, goal: &'a Goal, record: &'a Record) -> &'a ClusterName {
+    let at_hand = candidates(goal, Some(record)).into_iter().find(|definition| definition.digest() == *digest);
+    at_hand.map_or(&record.cluster, |definition| &definition.cluster)
 }
 
 /// A failure that this node keeps to is one that the cluster keeps to: until an operator lets it be tried again, or its
 /// version is no longer active.
-fn reconsider(us: &Us, decision: &Decision, seen: &Seen, told: &Told) -> Option<Step> {
+fn reconsider(us: &Us, goal: &Goal, decision: &Decision, seen: &Seen, told: &Told) -> Option<Step> {
     let record = seen.record.as_ref()?;
     let digests = match decision {
         Decision::FellBack { digest, .. } => BTreeSet::from([digest.clone()]),
@@ -358,12 +366,10 @@ fn reconsider(us: &Us, decision: &Decision, seen: &Seen, told: &Told) -> Option<
     };
     let published = |digest: &&Digest| record.failed.get(digest).is_some_and(|failure| failure.is_published);
     let digests = digests.iter().filter(published).cloned().collect::<BTreeSet<_>>();
-    if digests.is_empty() || told.away {
-        return None;
-    }
-    let known = told.clusters.get(&record.cluster);
+    let cluster = failed_in(digests.first().filter(|_| !told.away)?, goal, record);
+    let known = told.clusters.get(cluster);
     let Some(leases) = known.and_then(|known| known.leases.as_ref()) else {
-        return Some(Step::Ask(Question::Leases(record.cluster.clone())));
+        return Some(Step::Ask(Question::Leases(cluster.clone())));
     };
     let entry = |digest: &Digest| leases.failed.get(digest.as_str());
     if matches!(decision, Decision::Forget(_)) {
@@ -374,7 +380,7 @@ fn reconsider(us: &Us, decision: &Decision, seen: &Seen, told: &Told) -> Option<
         }
         // Perhaps we are the last to hear of a version that is active again.
         let Some(config) = known.and_then(|known| known.config.as_ref()) else {
-            return Some(Step::Ask(Question::Config(record.cluster.clone())));
+            return Some(Step::Ask(Question::Config(cluster.clone())));
         };
         let next = leases.changed(|leases| {
             leases
@@ -382,7 +388,7 @@ fn reconsider(us: &Us, decision: &Decision, seen: &Seen, told: &Told) -> Option<
                 .retain(|digest, failed| !past.contains(digest) || config.active.as_ref() == Some(&failed.version));
         });
         let changes = next.failed != leases.failed;
-        return changes.then(|| Step::Write(record.cluster.clone(), next));
+        return changes.then(|| Step::Write(cluster.clone(), next));
     }
     if let Some(released) = digests.iter().find(|digest| entry(digest).is_some_and(|failed| failed.retry.is_some())) {
         return Some(Step::Act(Decision::Forget([released.clone()].into())));
