@@ -410,14 +410,17 @@ fn stand(us: &Us, seen: &Seen, told: &Told) -> Option<Step> {
     if told.away {
         return Some(Step::Away);
     }
-    if record.healthy.is_some() {
+    if record.unregistered {
         let Some(own) = &told.own else { return Some(Step::Ask(Question::Own)) };
-        let Some(own) = own.as_ref().filter(|own| own.is_current) else { return Some(Step::Register) };
-        if !own.check_passes {
-            return Some(Step::Report);
-        }
-        if own.is_drained {
-            return Some(Step::Undrain);
+        match own {
+            // It was removed, and is wanted again, but may not be run yet.
+            Some(_) if record.healthy.is_none() => return Some(Step::Deregister),
+            None if record.healthy.is_none() => {}
+            Some(own) if !own.is_current => return Some(Step::Register),
+            None => return Some(Step::Register),
+            Some(own) if !own.check_passes => return Some(Step::Report),
+            Some(own) if own.is_drained => return Some(Step::Undrain),
+            Some(_) => {}
         }
     }
     Some(leave(us, record, told).unwrap_or_else(|| Step::Note(Box::new(record.clone().settled()))))
@@ -436,8 +439,8 @@ fn gone(us: &Us, seen: &Seen, told: &Told) -> Option<Step> {
     }
 }
 
-/// Out of all leases. Where an instance stays it has to pass for everybody first: until then others may have seen it
-/// pass before it went down.
+/// Out of all leases. Where an instance went down and stays it has to pass for everybody first: until then others may have
+/// seen it pass before it went down.
 fn leave(us: &Us, record: &Record, told: &Told) -> Option<Step> {
     let nothing = Cluster::default();
     for cluster in &record.asked {
@@ -446,7 +449,7 @@ fn leave(us: &Us, record: &Record, told: &Told) -> Option<Step> {
         if !leases.down.contains_key(&us.node) {
             continue;
         }
-        if record.healthy.is_some() && *cluster == record.cluster {
+        if record.unregistered && record.healthy.is_some() && *cluster == record.cluster {
             let Some(peers) = &known.peers else { return Some(Step::Ask(Question::Peers(cluster.clone()))) };
             if !peers.iter().any(|peer| peer.node == us.node && peer.passing) {
                 return Some(Step::Wait(Wait { reason: Reason::Check, on: cluster.clone() }));
