@@ -176,6 +176,7 @@ fn together(answers: Vec<May>) -> May {
 fn barred(us: &Us, seen: &Seen, told: &Told, reason: Step) -> Step {
     match decide(&Goal::Barred, seen) {
         Decision::Wait(_) => stand(us, seen, told).unwrap_or(reason),
+        otherwise @ Decision::Recheck(..) => give_up(us, seen, told).unwrap_or(Step::Act(otherwise)),
         otherwise => Step::Act(otherwise),
     }
 }
@@ -186,6 +187,7 @@ fn back(us: &Us, decision: Decision, seen: &Seen, told: &Told) -> Step {
         Decision::Converged | Decision::Wait(_) | Decision::Refuse(_) | Decision::FellBack { .. } => {
             stand(us, seen, told).unwrap_or(Step::Act(decision))
         }
+        Decision::Recheck(..) => give_up(us, seen, told).unwrap_or(Step::Act(decision)),
         Decision::Clear => gone(us, seen, told).unwrap_or(Step::Act(decision)),
         decision => Step::Act(decision),
     }
@@ -426,6 +428,19 @@ fn stand(us: &Us, seen: &Seen, told: &Told) -> Option<Step> {
     Some(leave(us, record, told).unwrap_or_else(|| Step::Note(Box::new(record.clone().settled()))))
 }
 
+/// Where nothing works, out of the leases for what was not begun: others may be waiting to try that.
+fn give_up(us: &Us, seen: &Seen, told: &Told) -> Option<Step> {
+    let record = seen.record.as_ref().filter(|_| !told.away)?;
+    let begun = record.converging.as_ref().map(|begun| begun.digest().as_str().to_owned());
+    let nothing = Cluster::default();
+    record.asked.iter().find_map(|cluster| {
+        let known = told.clusters.get(cluster).unwrap_or(&nothing);
+        let Some(leases) = &known.leases else { return Some(Step::Ask(Question::Leases(cluster.clone()))) };
+        let is_begun = leases.down.get(&us.node).is_none_or(|down| down.to == begun);
+        (!is_begun).then(|| Step::Write(cluster.clone(), without(us, leases)))
+    })
+}
+
 /// What is left to do before nothing reminds of this node any more.
 fn gone(us: &Us, seen: &Seen, told: &Told) -> Option<Step> {
     let record = seen.record.as_ref()?;
@@ -455,10 +470,13 @@ fn leave(us: &Us, record: &Record, told: &Told) -> Option<Step> {
                 return Some(Step::Wait(Wait { reason: Reason::Check, on: cluster.clone() }));
             }
         }
-        let next = leases.changed(|leases| drop(leases.down.remove(&us.node)));
-        return Some(Step::Write(cluster.clone(), next));
+        return Some(Step::Write(cluster.clone(), without(us, leases)));
     }
     None
+}
+
+fn without(us: &Us, leases: &Leases) -> Leases {
+    leases.changed(|leases| drop(leases.down.remove(&us.node)))
 }
 
 #[cfg(test)]
