@@ -482,4 +482,6 @@ fn without(us: &Us, leases: &Leases) -> Leases {
 #[cfg(test)]
 mod fleet;
 #[cfg(test)]
+mod situations;
+#[cfg(test)]
 mod tests;
