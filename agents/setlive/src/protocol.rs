@@ -482,6 +482,8 @@ fn without(us: &Us, leases: &Leases) -> Leases {
 #[cfg(test)]
 mod fleet;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod situations;
 #[cfg(test)]
 mod tests;

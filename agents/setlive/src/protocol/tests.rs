@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use super::fleet::{Action, Budget, Change, Host, Intent, Mutation, Spec, World};
+use super::fleet::{Action, Budget, Change, ClusterIntent, Host, Intent, Mutation, Spec, World};
 
 struct Fleet(World);
 
@@ -21,7 +21,7 @@ impl Model for Fleet {
     }
 
     fn next_state(&self, world: &World, action: Action) -> Option<World> {
-        Some(world.after(&action))
+        Some(world.after(action))
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
@@ -45,8 +45,8 @@ const BAD: u8 = 9;
 
 /// A cluster of so many nodes, of which so many have to pass; they all run version 1, or nothing yet.
 fn fleet(nodes: usize, min_nodes: u32, host: &Host, budget: Budget) -> World {
-    let mut intent = Intent { clusters: [(0, (1, min_nodes, 0))].into(), nodes: vec![Some(0); nodes] };
-    intent.clusters.insert(1, (3, min_nodes, 0));
+    let cluster = |version| ClusterIntent { version: Some(version), min_nodes, basedir: 0 };
+    let intent = Intent { clusters: [(0, cluster(1)), (1, cluster(3))].into(), nodes: vec![Some(0); nodes] };
     World::new(intent, vec![host.clone(); nodes], &[BAD], budget)
 }
 
@@ -55,7 +55,7 @@ fn running(nodes: usize, min_nodes: u32, budget: Budget) -> World {
 }
 
 fn activate(version: u8) -> Change {
-    Change::Activate { cluster: 0, version }
+    Change::Activate { cluster: 0, version: Some(version) }
 }
 
 fn changes(changes: &[Change]) -> Budget {
@@ -71,7 +71,7 @@ fn explored(what: &str, world: World) -> usize {
     if let Some(path) = checker.discoveries().into_values().next() {
         let last = path.last_state();
         let wrong = (last.violation, last.unsettled());
-        panic!("{what}: {wrong:?}\n{last:#?}\nafter {:?}", path.clone().into_actions());
+        panic!("{what}: {wrong:?}\n{last:?}\nafter {:?}", path.clone().into_actions());
     }
     checker.unique_state_count()
 }
@@ -99,6 +99,15 @@ fn whatever_comes_between_no_step_takes_a_cluster_below_its_minimum_and_it_ends_
         ("the first deployment, of a bad one", fleet(2, 1, &bare, good_after_bad)),
         ("one leaves", running(3, 1, changes(&[leaves, activate(2)]))),
         ("two move to another cluster", running(3, 1, changes(&[moves(0), moves(1)]))),
+        ("a process ends by itself", running(2, 1, Budget { crashes: 1, ..changes(&[activate(2)]) })),
+        ("an instance serves nobody any more", running(2, 1, Budget { sicknesses: 1, ..changes(&[activate(2)]) })),
+        ("the store is wiped", running(2, 1, changes(&[activate(2), Change::Wipe]))),
+        ("an operator strikes a node from the leases", {
+            running(2, 1, changes(&[activate(2), Change::Release { node: 0 }]))
+        }),
+        ("no version is active for a while", {
+            running(2, 1, changes(&[Change::Activate { cluster: 0, version: None }, activate(2)]))
+        }),
         (
             "the basedir moves",
             running(2, 1, Budget { kills: 1, ..changes(&[Change::Basedir { cluster: 0, basedir: 1 }]) }),
@@ -114,6 +123,7 @@ fn what_would_be_wrong_is_found() {
     let leaves = |node| Change::Place { node, cluster: None };
     for (mutation, mut world) in [
         (Mutation::CountFirst, running(3, 2, changes(&[activate(2)]))),
+        (Mutation::ConfigFirst, fleet(2, 0, &Host::default(), changes(&[activate(BAD), activate(2)]))),
         (Mutation::LeaveEarly, running(2, 0, changes(&[activate(BAD)]))),
         (Mutation::PlainPut, running(3, 2, changes(&[activate(2)]))),
         (Mutation::StaleRead, running(3, 1, changes(&[leaves(0), activate(2), leaves(2)]))),
