@@ -177,11 +177,12 @@ impl<'a> Attempt<'a> {
             }
             Question::Config(cluster) => {
                 let config = intent::config(&host.store, self.app, &cluster).await?;
-                let config = config.map(|config| {
-                    let active = config.active().ok().flatten().cloned();
-                    Config { active, min_nodes: config.min_nodes }
-                });
-                self.told.clusters.entry(cluster).or_default().config = Some(config.unwrap_or_default());
+                // Not known is not none: of two active versions neither can be meant.
+                let config = match config {
+                    Some(config) => Config { active: config.active()?.cloned(), min_nodes: config.min_nodes },
+                    None => Config::default(),
+                };
+                self.told.clusters.entry(cluster).or_default().config = Some(config);
             }
             Question::Peers(cluster) => {
                 let instances = host.store.instances(self.app, &cluster).await?;
