@@ -77,7 +77,8 @@ impl Leases {
     #[must_use]
     pub fn changed(&self, change: impl FnOnce(&mut Self)) -> Self {
         let mut next = self.clone();
-        next.rev += 1;
+        // Whoever wrote the largest number there is stops nobody.
+        next.rev = next.rev.wrapping_add(1);
         change(&mut next);
         next
     }
@@ -157,6 +158,7 @@ mod tests {
         assert!(leases.held("9f2c", "another check").is_none() && leases.held("another", "").is_none());
         let retried = leases.changed(|leases| leases.failed.get_mut("9f2c").unwrap().retry = Some("now".to_owned()));
         assert!(retried.held("9f2c", "").is_none() && retried.rev == 4);
+        assert_eq!(Leases { rev: u64::MAX, ..Leases::default() }.changed(|_| {}).rev, 0);
         assert_eq!(serde_json::from_slice::<Leases>(&serde_json::to_vec(&retried).unwrap()).unwrap(), retried);
     }
 

@@ -35,7 +35,8 @@ pub(super) struct Service {
     service: String,
     tags: Option<Vec<String>>,
     meta: Option<BTreeMap<String, String>>,
-    port: u16,
+    /// Of somebody else's service it may be any number: Consul takes 70000 and -1.
+    port: i64,
 }
 
 /// A check, as the catalog and the local agent have it.
@@ -60,8 +61,14 @@ impl Check {
         self.status == "passing"
     }
 
-    fn is_maintenance(&self) -> bool {
-        self.id.starts_with("_service_maintenance:") || self.id == "_node_maintenance"
+    /// Of an instance, which may be ours.
+    fn is_its_maintenance(&self) -> bool {
+        self.id.starts_with("_service_maintenance:")
+    }
+
+    /// Of the whole host: an operator's, whatever it says.
+    fn is_hosts_maintenance(&self) -> bool {
+        self.id == "_node_maintenance"
     }
 }
 
@@ -102,7 +109,10 @@ fn registered_in<'a>(
     let about_it = checks.collect::<Vec<_>>();
     let definition = |check: &Check| check.id.strip_prefix(&service.id)?.strip_prefix(':').map(str::to_owned);
     let own = about_it.iter().filter_map(|check| Some((definition(check)?, *check))).collect::<Vec<_>>();
-    let maintenance = || about_it.iter().filter(|check| check.is_maintenance()).map(|check| check.notes.as_str());
+    let drained = about_it.iter().filter(|check| check.is_its_maintenance()).find_map(|check| our_reason(&check.notes));
+    let is_operators = |check: &&&Check| {
+        check.is_hosts_maintenance() || check.is_its_maintenance() && our_reason(&check.notes).is_none()
+    };
     let is_reported = own.iter().any(|(definition, _)| *definition == InstanceCheck::Reported.id());
     let says = own.first().map_or("", |(_, check)| &check.output);
     let (says, reports) = if is_reported { words_and_time(says) } else { (says.trim().to_owned(), Reports::Unneeded) };
@@ -112,14 +122,14 @@ fn registered_in<'a>(
         node,
         version: said("version")?.try_into().ok()?,
         digest: said("digest")?,
-        port: Some(service.port).filter(|port| *port > 0),
+        port: u16::try_from(service.port).ok().filter(|port| *port > 0),
         host: host.or(about_it.first().map(|check| check.node.as_str())).unwrap_or_default().to_owned(),
         check_passes: !own.is_empty() && own.iter().all(|(_, check)| check.passes()),
         // Without a check of ours it would be passing whatever it does.
         passing: !own.is_empty() && about_it.iter().all(|check| check.passes()),
         checks: own.into_iter().map(|(definition, _)| definition).collect::<BTreeSet<_>>(),
-        drained: maintenance().find_map(our_reason).map(str::to_owned),
-        maintenance: maintenance().find(|notes| our_reason(notes).is_none()).map(str::to_owned),
+        drained: drained.map(str::to_owned),
+        maintenance: about_it.iter().find(is_operators).map(|check| check.notes.clone()),
         says,
         reports,
     })
@@ -219,6 +229,8 @@ mod tests {
             (vec![noted(service_wide, "a new disk")], None, Some("a new disk")),
             (vec![noted(service_wide, "")], None, Some("")),
             (vec![noted(service_wide, "platypus:"), noted(host_wide, "a disk")], Some(""), Some("a disk")),
+            // To lift the instance's would not lift it.
+            (vec![noted(host_wide, "platypus: new agents")], None, Some("platypus: new agents")),
         ] {
             let found = read(&service(), &checks).unwrap();
             assert_eq!((found.drained.as_deref(), found.maintenance.as_deref()), (drained, maintenance));
@@ -245,6 +257,15 @@ mod tests {
             let mut service = service();
             *service.pointer_mut(pointer).unwrap() = value.clone();
             assert_eq!(read(&service, &[]), None, "{pointer} {value}");
+        }
+    }
+
+    #[test]
+    fn somebody_elses_port_that_is_none_hides_nobodys_instance() {
+        for (port, read_as) in [(80, Some(80)), (0, None), (-1, None), (70_000, None)] {
+            let mut service = service();
+            service["Port"] = port.into();
+            assert_eq!(read(&service, &[]).unwrap().port, read_as, "{port}");
         }
     }
 
