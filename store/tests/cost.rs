@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use fixtures::{Consul, Proxy};
-use place::{Place, prefix, put, soon};
+use place::{Place, get, prefix, put, soon};
 use serde_json::json;
 use store::{NodeName, Store, intent};
+use tokio::task::JoinSet;
 
 /// Gives the node `n<apps>` that many apps.
 fn add_node(consul: &Consul, apps: usize) -> NodeName {
@@ -105,4 +106,23 @@ async fn a_wait_that_nothing_ends_asks_for_little() {
         let asked = proxy.requests() - before;
         assert!((5..=40).contains(&asked), "{} prefixes: {asked} requests", prefixes.len());
     }
+}
+
+#[tokio::test]
+async fn however_much_is_asked_at_once_others_on_the_host_reach_consul_too() {
+    let place = Place::consul();
+    let (store, consul) = (place.store(), place.consul.as_ref().unwrap());
+    put(&store, "clusters/slug/dev/config", "{}").await;
+    let mut asking = JoinSet::new();
+    for _ in 0..1000 {
+        let store = store.clone();
+        asking.spawn(async move { get(&store, "clusters/slug/dev/config").await.expect("it is there") });
+    }
+    while let Some(answer) = asking.join_next().await {
+        answer.unwrap();
+    }
+    // What is kept for the next request counts, too.
+    let connections = (0..150).map(|_| TcpStream::connect(consul.addr()).unwrap()).collect::<Vec<_>>();
+    assert_eq!(consul.http("GET", "/v1/status/leader", b"").0, 200);
+    drop(connections);
 }

@@ -26,6 +26,8 @@ use crate::words;
 const MOST_STEPS: usize = 200;
 /// Apps that wait with queries of their own: a Consul agent takes no more than 200 connections from one address.
 const MOST_WATCHES: usize = 24;
+/// Between two looks at an instance that waits without a query of its own.
+const UNWATCHED: Duration = Duration::from_secs(1);
 
 /// An attempt under way, under the app's lock.
 pub(crate) struct Attempt<'a> {
@@ -233,6 +235,7 @@ impl<'a> Attempt<'a> {
     ) -> Result<Option<Outcome>> {
         let host = self.task.host.clone();
         let deadline = Instant::now() + self.setlive.site.passing_timeout;
+        let watch = Watching::begin(&self.setlive.watches);
         loop {
             let instances = host.store.instances(self.app, cluster).await?;
             let ours = instances.iter().find(|instance| instance.node == host.node);
@@ -241,12 +244,22 @@ impl<'a> Attempt<'a> {
                 return Ok(None);
             }
             let why = ours.map_or("it shows no such instance".to_owned(), words::why_not_passing);
+            let another = async {
+                match &watch {
+                    Some(_) => host.store.wait_instances(self.app, cluster, &instances).await,
+                    None => {
+                        tokio::time::sleep(UNWATCHED).await;
+                        Ok(())
+                    }
+                }
+            };
             tokio::select! {
-                changed = host.store.wait_instances(self.app, cluster, &instances) => changed?,
+                changed = another => changed?,
                 () = changed(self.task, self.wanted) => {
                     return Ok(Some(Outcome::Waiting("intent changed on the way".to_owned())));
                 }
                 () = tokio::time::sleep_until(deadline) => {
+                    drop(watch);
                     self.read.entry(cluster.clone()).or_default().instances = Some(instances);
                     self.watch(cluster);
                     return Ok(Some(Outcome::Waiting(format!("for the store to show it passing: {why}"))));

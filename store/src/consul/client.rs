@@ -1,12 +1,14 @@
 //! Requests to Consul, and errors that say what was asked of whom, what it answered and what to do.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use super::rule;
 use super::settings::{Address, Settings, TokenSource};
@@ -14,6 +16,9 @@ use crate::Prefix;
 
 /// For every request that does not wait for a change.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests under way that wait for nothing. A Consul agent takes 200 connections from one address: the rest is for what
+/// waits for a change, for other agents and for people.
+const AT_ONCE: usize = 48;
 
 /// One Consul. Cheap to clone; clones share connections.
 #[derive(Debug, Clone)]
@@ -23,6 +28,7 @@ pub(super) struct Client {
     /// For people.
     address: String,
     token: TokenSource,
+    places: Arc<Semaphore>,
 }
 
 /// One request.
@@ -57,7 +63,7 @@ impl Client {
             Address::Url(url) => url,
             Address::Unix(path) => format!("unix://{}", path.display()),
         };
-        Ok(Self { http, base, address, token: settings.token })
+        Ok(Self { http, base, address, token: settings.token, places: Arc::new(Semaphore::new(AT_ONCE)) })
     }
 
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer> {
@@ -82,6 +88,10 @@ impl Client {
             http = http.header("X-Consul-Token", token);
         }
         let timeout = request.timeout;
+        let _place = match timeout == TIMEOUT {
+            true => Some(self.places.acquire().await.expect("it is never closed")),
+            false => None,
+        };
         let failed = |error| explain(error, timeout);
         let answer = http.timeout(timeout).body(request.body).send().await.map_err(failed)?;
         let index = answer.headers().get("X-Consul-Index").and_then(|index| index.to_str().ok()?.parse().ok());

@@ -13,6 +13,8 @@ use crate::http_client;
 
 /// To find Consul is quick or hopeless.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Kept for the next request: as many as are often asked for one after the other.
+const MOST_IDLE: usize = 16;
 
 /// All that a client needs to know.
 #[derive(Debug, PartialEq)]
@@ -73,7 +75,9 @@ impl Settings {
 
     /// An HTTP client, and the URL that its requests' paths are appended to.
     pub(super) fn client(&self) -> Result<(reqwest::Client, String)> {
-        let builder = http_client().connect_timeout(CONNECT_TIMEOUT).redirect(redirect::Policy::none());
+        // Consul counts the idle connections, too.
+        let builder = http_client().connect_timeout(CONNECT_TIMEOUT).pool_max_idle_per_host(MOST_IDLE);
+        let builder = builder.redirect(redirect::Policy::none());
         let (builder, base) = match &self.address {
             Address::Unix(path) => (builder.unix_socket(path.as_path()), "http://localhost".to_owned()),
             Address::Url(url) => {
