@@ -107,7 +107,12 @@ impl Registered {
         let Instance { app, cluster, node, version, digest, port, check } = instance;
         (&self.app, &self.cluster, &self.node) == (app, cluster, node)
             && (&self.version, &self.digest, &self.port) == (version, digest, port)
-            && self.checks.iter().eq([&check.id()])
+            && self.is_checked_by(check)
+    }
+
+    /// Whether it has this check of ours and no other.
+    pub fn is_checked_by(&self, check: &InstanceCheck) -> bool {
+        self.checks.iter().eq([&check.id()])
     }
 
     /// Whether [`Store::report`] with these words is due: it would be news, or the last one becomes old. Words that

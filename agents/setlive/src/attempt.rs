@@ -9,7 +9,7 @@ use anyhow::{Context, Error, Result, bail};
 use converge::{Outcome, Task, Wanted};
 use store::intent;
 use store::lease::ReadLeases;
-use store::schema::Check;
+use store::schema::{Check, Health};
 use store::{AppName, ClusterName, Instance, InstanceCheck, Registered, Store};
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -39,6 +39,8 @@ pub(crate) struct Attempt<'a> {
     told: Told,
     /// What was told, as the store needs it to change it or to wait for a change.
     read: BTreeMap<ClusterName, Read>,
+    /// Where clients find it, as it was registered when that was last asked.
+    port: Option<u16>,
     away: Option<Error>,
 }
 
@@ -50,7 +52,7 @@ struct Read {
 
 impl<'a> Attempt<'a> {
     pub(crate) fn new(setlive: &'a Setlive, app: &'a AppName, task: &'a mut Task, wanted: &'a Wanted) -> Self {
-        Self { setlive, app, task, wanted, told: Told::default(), read: BTreeMap::new(), away: None }
+        Self { setlive, app, task, wanted, told: Told::default(), read: BTreeMap::new(), port: None, away: None }
     }
 
     pub(crate) async fn run(mut self) -> Result<Outcome> {
@@ -168,6 +170,7 @@ impl<'a> Attempt<'a> {
         match question {
             Question::Own => {
                 let registered = host.store.registered(&host.node).await?.remove(self.app);
+                self.port = registered.as_ref().and_then(|registered| registered.port);
                 let instance = self.instance(seen).ok();
                 self.told.own = Some(registered.map(|registered| own(&registered, instance)));
             }
@@ -205,7 +208,11 @@ impl<'a> Attempt<'a> {
     fn instance(&self, seen: &Seen) -> Result<Instance> {
         let healthy = seen.record.as_ref().and_then(|record| record.healthy.as_ref());
         let healthy = healthy.context("nothing runs that could be registered")?;
-        Ok(instance(self.app, &self.task.host.node, healthy, self.wanted))
+        let mut instance = instance(self.app, &self.task.host.node, healthy, self.wanted);
+        if !matches!(self.wanted, Wanted::App(_)) {
+            instance.port = self.port.or(instance.port);
+        }
+        Ok(instance)
     }
 
     /// Tells the store how the instance is, or waits until the store has found that out by itself.
@@ -325,7 +332,31 @@ impl Drop for Watching {
 
 /// How a definition's instance is registered. Where intent is not known its port is left as it is.
 pub(crate) fn instance(app: &AppName, node: &store::NodeName, of: &Definition, wanted: &Wanted) -> Instance {
-    let (check, checked) = match of.health.as_ref().map(|health| (health, &health.check)) {
+    let (check, checked) = check(of.health.as_ref());
+    let open = match wanted {
+        Wanted::App(app) => open_port(app),
+        Wanted::Unnamed | Wanted::Unknown | Wanted::Held => None,
+    };
+    Instance {
+        app: app.clone(),
+        cluster: of.cluster.clone(),
+        node: node.clone(),
+        version: of.version.clone(),
+        digest: of.digest().as_str().to_owned(),
+        port: open.or(checked),
+        check,
+    }
+}
+
+/// The first port that intent has open for clients.
+fn open_port(app: &intent::App) -> Option<u16> {
+    let tcp = app.ports.iter().find(|port| port.protocol == store::schema::Protocol::Tcp);
+    tcp.map(|port| port.port)
+}
+
+/// How the store checks what is healthy so, and on which port.
+fn check(health: Option<&Health>) -> (InstanceCheck, Option<u16>) {
+    match health.map(|health| (health, &health.check)) {
         Some((health, Check::Http(http))) => {
             let (port, path) = (http.port.get(), http.path.as_str().to_owned());
             let (interval, timeout) = (health.interval.duration(), health.timeout.duration());
@@ -336,19 +367,6 @@ pub(crate) fn instance(app: &AppName, node: &store::NodeName, of: &Definition, w
             (InstanceCheck::Tcp { port: tcp.port.get(), interval: whole(interval), timeout }, Some(tcp.port.get()))
         }
         Some((_, Check::Script(_))) | None => (InstanceCheck::Reported, None),
-    };
-    let open = match wanted {
-        Wanted::App(app) => app.ports.iter().find(|port| port.protocol == store::schema::Protocol::Tcp),
-        Wanted::Unnamed | Wanted::Unknown | Wanted::Held => None,
-    };
-    Instance {
-        app: app.clone(),
-        cluster: of.cluster.clone(),
-        node: node.clone(),
-        version: of.version.clone(),
-        digest: of.digest().as_str().to_owned(),
-        port: open.map(|port| port.port).or(checked),
-        check,
     }
 }
 
@@ -436,7 +454,9 @@ fn is_as_wanted(known: Option<&Registered>, wanted: Option<&intent::App>) -> boo
     match (known, wanted) {
         (Some(known), Some(app)) => {
             let is_live = app.active.as_ref() == Some(&known.version) && app.cluster == known.cluster;
-            is_live && known.passing && !known.wants_report(true, &known.says, SystemTime::now())
+            let (check, checked) = check(app.health.as_ref());
+            let is_checked = known.is_checked_by(&check) && known.port == open_port(app).or(checked);
+            is_live && is_checked && known.passing && !known.wants_report(true, &known.says, SystemTime::now())
         }
         // Nothing is known of what should run here, so that nothing can be missed.
         (None, Some(app)) => app.active.is_none(),

@@ -1,0 +1,58 @@
+//! What the store is told of what runs here, also where intent, nodes, clusters or operators change on the way.
+
+use std::fs;
+
+use fixtures::{Behaviour, Host, SOON, Slug, eventually};
+use serde_json::{Value, json};
+
+fn live() -> Host {
+    let host = Host::new();
+    for version in ["1", "2"] {
+        host.install(&Slug::new(version, Behaviour::Good));
+    }
+    host.deploy_config(json!({}));
+    host.activate("1", json!({}));
+    host.converge();
+    host
+}
+
+fn document(host: &Host, key: &str) -> Option<Value> {
+    let text = fs::read_to_string(host.path("store").join(format!("{key}.json"))).ok()?;
+    Some(serde_json::from_str(&text).unwrap())
+}
+
+fn instance(host: &Host) -> Value {
+    document(host, &format!("instances/slug/dev/{}", host.node)).expect("it is registered")
+}
+
+#[test]
+fn a_new_port_and_a_new_check_are_registered_although_nothing_restarts_for_them() {
+    let host = live();
+    let (pid, before) = (host.pid(), instance(&host));
+    assert_eq!(before["port"], host.port);
+    host.deploy_config(json!({"ports": [{"port": 53, "protocol": "udp"}, 99]}));
+    host.converge();
+    assert_eq!((&instance(&host)["port"], &instance(&host)["check"]), (&json!(99), &before["check"]));
+    host.activate("1", json!({"health": {"tcp": {"port": host.port}}}));
+    host.converge();
+    // The new check is noted by one pass, and registered by the same or by the next.
+    host.converge();
+    assert_ne!(instance(&host)["check"], before["check"]);
+    assert_eq!((&instance(&host)["passes"], host.pid()), (&json!(true), pid));
+}
+
+#[test]
+fn where_intent_becomes_unknown_on_the_way_the_registered_port_stays() {
+    let host = live();
+    host.install(&Slug::new("3", Behaviour::SlowStart(1000)));
+    host.deploy_config(json!({"ports": [99]}));
+    host.converge();
+    host.activate("3", json!({}));
+    let agent = host.watch(host.setlive());
+    agent.says("Starting 3");
+    host.put_text("clusters/slug/dev/deploy_config", "{");
+    agent.says("held as it is");
+    agent.says("3 is live");
+    eventually("it is registered", SOON, || (instance(&host)["version"] == "3").then_some(()));
+    assert_eq!(instance(&host)["port"], 99);
+}
