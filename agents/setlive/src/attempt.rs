@@ -388,9 +388,13 @@ impl Setlive {
     /// counts only for a while.
     pub(crate) async fn keep_registered(&self, intent: &intent::NodeIntent, host: &converge::Host) -> Result<()> {
         let registered = host.store.registered(&host.node).await.context("what is registered here cannot be seen")?;
+        let site = self.site.clone();
+        // What intent does not name runs on until the store confirms that it is gone, and the cluster can spare it.
+        let mut apps = converge::blocking(move || site.records.apps()).await?;
+        apps.extend(intent.apps.keys().cloned());
         let mut failed = None;
-        for (app, wanted) in &intent.apps {
-            let wanted = wanted.as_ref().ok();
+        for app in &apps {
+            let wanted = intent.apps.get(app).and_then(|app| app.as_ref().ok());
             let known = registered.get(app);
             if is_as_wanted(known, wanted.map(|app| &**app)) {
                 continue;

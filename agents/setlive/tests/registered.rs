@@ -56,3 +56,25 @@ fn where_intent_becomes_unknown_on_the_way_the_registered_port_stays() {
     eventually("it is registered", SOON, || (instance(&host)["version"] == "3").then_some(()));
     assert_eq!(instance(&host)["port"], 99);
 }
+
+#[test]
+fn what_intent_does_not_name_is_reported_on_as_long_as_it_runs() {
+    let host = live();
+    host.activate("1", json!({"health": {"script": "bin/check"}}));
+    let check = host.path("srv/slug/installs/slug_1/bin/check");
+    fs::write(&check, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&check, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    host.converge();
+    host.converge();
+    assert_eq!(instance(&host)["passes"], true);
+    // A store that lost its keys: nobody confirms that the app is gone.
+    host.delete("nodes/web1/slug");
+    host.delete("clusters/slug/dev/config");
+    fs::write(&check, "#!/bin/sh\nexit 1\n").unwrap();
+    let pass = host.once();
+    assert!(!pass.ok && pass.log.contains("held as it is"), "{}", pass.log);
+    assert_eq!(instance(&host)["passes"], false);
+    fs::write(&check, "#!/bin/sh\n").unwrap();
+    host.once();
+    assert_eq!(instance(&host)["passes"], true);
+}
