@@ -7,9 +7,10 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use converge::{Host, Outcome, Task, Wanted, blocking};
+use converge::{Host, Outcome, Source, Task, Wanted, blocking};
 use store::AppName;
 use store::intent::App;
+use store::lease::Leases;
 use tracing::{debug, info, warn};
 
 use crate::decide::Decision;
@@ -55,9 +56,11 @@ impl Act<'_> {
                 )
             }
             Decision::Adopt => {
+                let record = recorded(record)?;
+                self.take_over(&record).await?;
                 info!(%app, "Taking it over as it runs");
                 let Host { node, source, .. } = self.task.host.clone();
-                self.save(Record { node, source, ..recorded(record)? }).await?;
+                self.save(Record { node, source, unregistered: true, ..record }).await?;
             }
             Decision::Forget(digests) => {
                 let mut record = recorded(record)?;
@@ -97,6 +100,25 @@ impl Act<'_> {
             }
         }
         Ok(Next::Look)
+    }
+
+    /// Removes from the store what another node's name stands for there: the instance under that name would go on to
+    /// count beside our own, and nobody would ever take it out of the leases.
+    async fn take_over(&self, record: &Record) -> Result<()> {
+        let Host { node, store, .. } = &self.task.host;
+        if self.setlive.site.alone || record.source != Source::Store || record.node == *node {
+            return Ok(());
+        }
+        store.deregister(&record.node, self.app).await?;
+        for cluster in &record.asked {
+            let leave = async |leases: &Leases| {
+                let next = leases.changed(|next| drop(next.down.remove(&record.node)));
+                Ok((leases.down.contains_key(&record.node).then_some(next), ()))
+            };
+            let left = store.change_leases(self.app, cluster, leave).await?;
+            left.with_context(|| format!("the leases of {cluster} change all the time"))?;
+        }
+        Ok(())
     }
 
     /// From whatever runs to `to`, healthy; or to `to` noted as failed.

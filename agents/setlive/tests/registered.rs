@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use fixtures::{Behaviour, Host, SOON, Slug, eventually};
+use fixtures::{Behaviour, Host, SOON, Slug, eventually, pass};
 use serde_json::{Value, json};
 
 fn live() -> Host {
@@ -23,6 +23,10 @@ fn document(host: &Host, key: &str) -> Option<Value> {
 
 fn instance(host: &Host) -> Value {
     document(host, &format!("instances/slug/dev/{}", host.node)).expect("it is registered")
+}
+
+fn down(host: &Host, cluster: &str) -> Value {
+    document(host, &format!("locks/slug/{cluster}/shutdown")).expect("leave was asked for")["down"].clone()
 }
 
 #[test]
@@ -77,4 +81,22 @@ fn what_intent_does_not_name_is_reported_on_as_long_as_it_runs() {
     fs::write(&check, "#!/bin/sh\n").unwrap();
     host.once();
     assert_eq!(instance(&host)["passes"], true);
+}
+
+#[test]
+fn an_app_that_is_taken_over_from_another_node_name_counts_once_and_is_down_under_none() {
+    let mut host = live();
+    // Killed with leave to go down.
+    let mut record = host.record();
+    record["asked"] = json!(["dev"]);
+    fs::write(host.path("stage/.platypus/slug.json"), record.to_string()).unwrap();
+    let entry = json!({"to": "9f2c", "since": "2026-11-22T03:14:08Z", "why": "", "host": "web1"});
+    host.put("locks/slug/dev/shutdown", &json!({"rev": 1, "down": {"web1": entry}, "failed": {}}));
+    let pid = host.pid();
+    host.node = "web2";
+    host.put("nodes/web2/slug", &json!({"cluster": "dev"}));
+    let adopted = pass(host.setlive().args(["--once", "--adopt"]));
+    assert!(adopted.ok, "{}", adopted.log);
+    assert_eq!((document(&host, "instances/slug/dev/web1"), down(&host, "dev")), (None, json!({})));
+    assert_eq!((&instance(&host)["passes"], host.pid()), (&json!(true), pid));
 }
