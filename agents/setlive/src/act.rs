@@ -45,14 +45,17 @@ impl Act<'_> {
             Decision::Wait(reason) => return Ok(Next::Done(Outcome::Waiting(reason))),
             Decision::Refuse(reason) => bail!(reason),
             Decision::FellBack { failure, running, .. } => {
+                let cluster = match self.wanted {
+                    Wanted::App(app) => &app.cluster,
+                    Wanted::Unnamed | Wanted::Unknown | Wanted::Held => &running.cluster,
+                };
                 let formerly = if failure.version == running.version { " as it was configured before" } else { "" };
                 bail!(
                     "{} failed here ({}); {}{formerly} runs instead, until another version, configuration or check is \
-                     active in clusters/{app}/{}/config",
+                     active in clusters/{app}/{cluster}/config",
                     failure.version,
                     failure.reason,
-                    running.version,
-                    running.cluster
+                    running.version
                 )
             }
             Decision::Adopt => {

@@ -18,7 +18,7 @@ use crate::Setlive;
 use crate::act::{Act, Next, changed, inquiry};
 use crate::decide::{Decision, Goal, Seen};
 use crate::definition::Definition;
-use crate::protocol::{Config, Own, Peer, Question, Reason, Step, Told, Us, Wait, step};
+use crate::protocol::{Config, Own, Peer, Question, Reason, Step, Told, Us, Wait, failed_in, step};
 use crate::record::Record;
 use crate::words;
 
@@ -117,16 +117,20 @@ impl<'a> Attempt<'a> {
                 (self.told, self.read) = (Told::default(), BTreeMap::new());
                 let mut act = Act { setlive: self.setlive, app, task: self.task, wanted: self.wanted };
                 // What is kept to because of a failure ends with the leases' word on that.
-                let watched = matches!(decision, Decision::FellBack { .. } | Decision::Recheck(..));
+                let watched = match &decision {
+                    Decision::FellBack { digest, .. } => {
+                        seen.record.as_ref().map(|record| failed_in(digest, goal, record))
+                    }
+                    Decision::Recheck(to, _) => Some(&to.cluster),
+                    _ => None,
+                };
+                let watched = watched.filter(|_| !seen.alone).cloned();
                 return match act.on(decision, seen.record.clone()).await {
                     Ok(Next::Look) => Ok(None),
                     Ok(Next::Done(outcome)) => Ok(Some(outcome)),
                     Err(error) => {
-                        if watched
-                            && let Some(record) = &seen.record
-                            && !seen.alone
-                        {
-                            self.watch_leases(&record.cluster).await;
+                        if let Some(cluster) = watched {
+                            self.watch_leases(&cluster).await;
                         }
                         Err(error)
                     }

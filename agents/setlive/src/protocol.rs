@@ -351,7 +351,7 @@ fn publish(us: &Us, goal: &Goal, seen: &Seen, told: &Told) -> Option<Step> {
 }
 
 /// Where the others are that might try it, too: not where this node is any more once it went back to another cluster.
-fn failed_in<'a>(digest: &Digest, goal: &'a Goal, record: &'a Record) -> &'a ClusterName {
+pub(crate) fn failed_in<'a>(digest: &Digest, goal: &'a Goal, record: &'a Record) -> &'a ClusterName {
     let at_hand = candidates(goal, Some(record)).into_iter().find(|definition| definition.digest() == *digest);
     at_hand.map_or(&record.cluster, |definition| &definition.cluster)
 }

@@ -1,8 +1,9 @@
 //! What the store is told of what runs here, also where intent, nodes, clusters or operators change on the way.
 
 use std::fs;
+use std::process::Command;
 
-use fixtures::{Behaviour, Host, SOON, Slug, eventually, pass};
+use fixtures::{Behaviour, Host, SOON, Slug, bin, eventually, pass};
 use serde_json::{Value, json};
 
 fn live() -> Host {
@@ -99,4 +100,27 @@ fn an_app_that_is_taken_over_from_another_node_name_counts_once_and_is_down_unde
     assert!(adopted.ok, "{}", adopted.log);
     assert_eq!((document(&host, "instances/slug/dev/web1"), down(&host, "dev")), (None, json!({})));
     assert_eq!((&instance(&host)["passes"], host.pid()), (&json!(true), pid));
+}
+
+#[test]
+fn what_failed_in_another_cluster_is_held_and_tried_again_by_that_clusters_leases() {
+    let host = live();
+    host.install(&Slug::new("3", Behaviour::NeverHealthy));
+    host.put("clusters/slug/live/deploy_config", &json!({"basedir": host.path("srv/slug")}));
+    let mut config = document(&host, "clusters/slug/dev/config").unwrap();
+    config["versions"] = json!({"3": "active"});
+    host.put("clusters/slug/live/config", &config);
+    host.put("nodes/web1/slug", &json!({"cluster": "live"}));
+    let pass = host.once();
+    assert!(!pass.ok && pass.log.contains("is active in clusters/slug/live/config"), "{}", pass.log);
+    host.serves("1");
+    let failed = |cluster: &str| document(&host, &format!("locks/slug/{cluster}/shutdown")).unwrap()["failed"].clone();
+    assert_eq!((failed("dev"), failed("live").as_object().unwrap().len()), (json!({}), 1));
+    assert_eq!((down(&host, "dev"), down(&host, "live")), (json!({}), json!({})));
+
+    let store = host.store_url();
+    let retry = Command::new(bin("pp-store")).args(["--store", &store, "retry", "slug", "live"]).output().unwrap();
+    assert!(retry.status.success());
+    let pass = host.once();
+    assert!(pass.log.contains("Starting 3"), "{}", pass.log);
 }
