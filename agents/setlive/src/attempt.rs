@@ -136,7 +136,7 @@ impl<'a> Attempt<'a> {
                     }
                 };
             }
-            Step::Wait(Wait { reason: Reason::Check, on }) => match self.until_shown(&on, |ours| ours.passing).await {
+            Step::Wait(Wait { reason: Reason::Check, on }) => match self.until_shown(&on, is_back).await {
                 Ok(None) => Ok(()),
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => Err(error),
@@ -199,9 +199,14 @@ impl<'a> Attempt<'a> {
                 let down = known.leases.iter().flat_map(|leases| leases.down.values());
                 let hosts = down.map(|down| down.host.clone()).collect::<BTreeSet<_>>();
                 let alive = if hosts.is_empty() { hosts } else { host.store.alive(&hosts).await? };
-                let peer =
-                    |it: &Registered| Peer { node: it.node.clone(), digest: it.digest.clone(), passing: it.passing };
-                (known.peers, known.alive) = (Some(instances.iter().map(peer).collect()), alive);
+                let ours = self.setlive.ours(&instances, &host.node);
+                let is_left = |it: &&Registered| it.node == host.node && ours.is_some_and(|ours| ours.host != it.host);
+                let peer = |it: &Registered| {
+                    let passing = if it.node == host.node { is_back(it) } else { it.passing };
+                    Peer { node: it.node.clone(), digest: it.digest.clone(), passing }
+                };
+                let peers = instances.iter().filter(|it| !is_left(it)).map(peer).collect();
+                (known.peers, known.alive) = (Some(peers), alive);
                 self.read.entry(cluster).or_default().instances = Some(instances);
             }
         }
@@ -245,11 +250,12 @@ impl<'a> Attempt<'a> {
         is_shown: impl Fn(&Registered) -> bool,
     ) -> Result<Option<Outcome>> {
         let host = self.task.host.clone();
+        self.setlive.host_of(&host).await?;
         let deadline = Instant::now() + self.setlive.site.passing_timeout;
         let watch = Watching::begin(&self.setlive.watches);
         loop {
             let instances = host.store.instances(self.app, cluster).await?;
-            let ours = instances.iter().find(|instance| instance.node == host.node);
+            let ours = self.setlive.ours(&instances, &host.node);
             if ours.is_some_and(&is_shown) {
                 self.told = Told::default();
                 return Ok(None);
@@ -334,6 +340,12 @@ impl Drop for Watching {
     }
 }
 
+/// Whether an instance is as it was before it was taken down for a replacement, to everybody: it passes, or all that keeps
+/// it from that is an operator's maintenance, for which nobody has to wait.
+fn is_back(it: &Registered) -> bool {
+    it.passing || it.check_passes && it.drained.is_none() && it.maintenance.is_some()
+}
+
 /// How a definition's instance is registered. Where intent is not known its port is left as it is.
 pub(crate) fn instance(app: &AppName, node: &store::NodeName, of: &Definition, wanted: &Wanted) -> Instance {
     let (check, checked) = check(of.health.as_ref());
@@ -388,6 +400,14 @@ fn own(registered: &Registered, instance: Option<Instance>) -> Own {
 }
 
 impl Setlive {
+    /// Our own among a cluster's instances. Beside it there may be one that is left of another host, by which Consul knew
+    /// this one before it was installed anew.
+    fn ours<'a>(&self, instances: &'a [Registered], node: &store::NodeName) -> Option<&'a Registered> {
+        let mut ours = instances.iter().filter(|it| it.node == *node);
+        let here = ours.clone().find(|it| it.host == self.known_host());
+        here.or_else(|| ours.next())
+    }
+
     /// Keeps what is registered of this node as it is on the host: repairs what somebody else removed, and says again what
     /// counts only for a while.
     pub(crate) async fn keep_registered(&self, intent: &intent::NodeIntent, host: &converge::Host) -> Result<()> {

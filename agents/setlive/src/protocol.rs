@@ -275,7 +275,8 @@ impl Place<'_> {
         // Also of one that was given leave when nothing ran here: what has come back since counts for the minimum.
         if self.serves {
             let counts = |peer: &&Peer| peer.passing && peer.node != us.node && !leases.down.contains_key(&peer.node);
-            let available = peers.iter().filter(counts).count();
+            // A node that Consul knows by two hosts counts once.
+            let available = peers.iter().filter(counts).map(|peer| &peer.node).collect::<BTreeSet<_>>().len();
             // Where no version is active none is to be kept.
             let min_nodes = config.active.as_ref().map_or(0, |_| config.min_nodes);
             if available < usize::try_from(min_nodes).unwrap_or(usize::MAX) {

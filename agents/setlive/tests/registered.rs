@@ -124,3 +124,43 @@ fn what_failed_in_another_cluster_is_held_and_tried_again_by_that_clusters_lease
     let pass = host.once();
     assert!(pass.log.contains("Starting 3"), "{}", pass.log);
 }
+
+#[test]
+fn nobody_waits_for_the_end_of_an_operators_maintenance() {
+    let host = live();
+    let mut ours = instance(&host);
+    ours["maintenance"] = json!("a new disk");
+    host.put("instances/slug/dev/web1", &ours);
+    host.activate("2", json!({}));
+    let pass = host.converge();
+    assert_eq!(pass.log.matches("waiting").count(), 0, "{}", pass.log);
+    host.serves("2");
+    let ours = instance(&host);
+    assert_eq!(
+        (&ours["maintenance"], &ours["version"], down(&host, "dev")),
+        (&json!("a new disk"), &json!("2"), json!({}))
+    );
+}
+
+#[test]
+fn a_node_that_consul_knows_by_two_hosts_counts_once() {
+    let host = Host::on_consul();
+    for version in ["1", "2"] {
+        host.install(&Slug::new(version, Behaviour::Good));
+    }
+    host.deploy_config(json!({}));
+    host.activate("1", json!({"min_nodes": 2}));
+    host.converge();
+    let consul = host.consul.as_ref().unwrap();
+    let meta = json!({"platypus": "1", "node": "web2", "cluster": "dev", "version": "1", "digest": "d1"});
+    for name in ["old", "new"] {
+        let service = json!({"ID": "web2:slug", "Service": "slug", "Tags": ["dev"], "Meta": meta, "Port": 80});
+        let check = json!({"Node": name, "CheckID": "web2:slug:abc", "Status": "passing", "ServiceID": "web2:slug"});
+        let other = json!({"Node": name, "Address": "192.0.2.1", "Service": service, "Checks": [check]});
+        assert_eq!(consul.http("PUT", "/v1/catalog/register", other.to_string().as_bytes()).0, 200);
+    }
+    host.activate("2", json!({"min_nodes": 2}));
+    let pass = host.converge();
+    assert!(pass.log.contains("waiting: 3 of 3 healthy, min 2"), "{}", pass.log);
+    host.serves("1");
+}
