@@ -24,8 +24,13 @@ fn since(since: &str, now: SystemTime) -> String {
     match seconds {
         ..10 => "since a moment ago".to_owned(),
         10..120 => format!("since {} s", seconds / 10 * 10),
-        120..7200 => format!("since {} min", seconds / 60),
-        _ => format!("since {} h", seconds / 3600),
+        120..3600 => {
+            let minutes = [30, 20, 10, 5].into_iter().find(|minutes| seconds >= minutes * 60);
+            format!("since {} min", minutes.unwrap_or(2))
+        }
+        // Each is a line in the log of everybody who waits, and each app's.
+        3600..172_800 => format!("since {} h", seconds / 3600),
+        _ => format!("since {} days", seconds / 86_400),
     }
 }
 
@@ -113,8 +118,11 @@ mod tests {
             (100, "since a moment ago"),
             (0, "since a moment ago"),
             (147, "since 40 s"),
+            (100 + 120, "since 2 min"),
             (400, "since 5 min"),
+            (100 + 1700, "since 20 min"),
             (100 + 3 * 3600, "since 3 h"),
+            (100 + 50 * 3600, "since 2 days"),
         ] {
             assert_eq!(since("1970-01-01T00:01:40Z", at(now)), said);
         }
