@@ -80,8 +80,9 @@ With --json:
         [{"key", "app", "cluster", "min_nodes", "instances", "passing", "spare", "down", "failed"}], where the numbers are of
         instances, "spare" of those that min_nodes lets go down now; and {"key", "error"} for what cannot be read or known. What is
         null is not known, or there is none.
-          "down":   [{"node", "to", "version", "since", "why", "host", "alive", "passing", "trial"}], where "to" is a digest, or
-                    null of a node that leaves, and with "trial" others wait until it has tried that
+          "down":   [{"node", "to", "version", "since", "why", "host", "alive", "passing", "trial", "held"}], where "to" is a
+                    digest, or null of a node that leaves, with "trial" others wait until it has tried that, and with "held"
+                    its intent says so, and its agent does nothing
           "failed": [{"digest", "version", "node", "at", "reason", "log": [line], "retry"}], where "retry" is when an operator
                     let it be tried again
   release

@@ -121,16 +121,21 @@ async fn who_is_down_who_waits_and_what_has_failed(place: Place) {
     let host = downs["web3"]["host"].as_str().unwrap();
     for (line, begins, says) in [
         (0, "slug dev: 2 of 3 instances pass, min_nodes is 1, which leaves 1 to spare", String::new()),
+        (1, "  web3: down for ", ", replaced by 0.2, to 0.3 (9f2c41aa); does not pass: its check ".to_owned()),
         (
-            1,
-            "  web3: down for ",
-            format!(", replaced by 0.2, to 0.3 (9f2c41aa); does not pass; its host {host} is alive; others wait until"),
+            2,
+            "  web4: down for ",
+            "; not registered; its host dead is dead, so the entry keeps nobody waiting".to_owned(),
         ),
-        (2, "  web4: down for ", "; not registered; its host dead is dead, and nobody waits for it".to_owned()),
         (3, "  0.3 (9f2c41aa) failed on web1 ", " days ago: answered 500; may be tried again, as an op".to_owned()),
         (4, "    | a", String::new()),
         (5, r"    | b\u{7}", String::new()),
-        (6, "  0.2 (bad0bad0) failed on web1 ", " days ago: answered 500; nobody tries it again".to_owned()),
+        (
+            6,
+            "  0.2 (bad0bad0) failed on web1 ",
+            " days ago: answered 500; nobody tries it again, until `pp-st".to_owned(),
+        ),
+        (1, "  web3: down for ", format!("; its host {host} is alive; others wait until")),
     ] {
         assert!(lines[line].starts_with(begins) && lines[line].contains(&says), "{out}");
     }
@@ -149,7 +154,7 @@ async fn who_is_down_who_waits_and_what_has_failed(place: Place) {
     {
         entry[field] = value;
     }
-    entry["trial"] = json!(true);
+    (entry["trial"], entry["held"]) = (json!(true), json!(false));
     assert_eq!(it["down"][0], entry);
     assert_eq!((&it["down"][1]["alive"], &it["down"][1]["trial"]), (&json!(false), &json!(false)));
     let mut expected = failed("0.2", None);
@@ -158,20 +163,25 @@ async fn who_is_down_who_waits_and_what_has_failed(place: Place) {
 }
 
 async fn where_there_is_nothing_to_show_that_is_said(place: Place) {
-    let nothing = "pp-store: nobody is down on purpose, and nothing has failed\n";
-    assert_eq!(run(&place, &["leases"]), (0, String::new(), nothing.to_owned()));
+    let nothing = "pp-store: nobody is down on purpose, and nothing has failed";
+    let nothing_at_all =
+        format!("{nothing}; who waits all the same waits for min_nodes: see `pp-store leases APP CLUSTER`\n");
+    assert_eq!(run(&place, &["leases"]), (0, String::new(), nothing_at_all.clone()));
     assert_eq!(json(&place, &["leases"]), json!([]));
     fails(&place, &["leases", "slug", "dev"], 1, &["there is no cluster dev of slug: neither a config nor"]);
-    fails(&place, &["release", "slug", "dev", "web1"], 1, &["no entry of web1 in slug dev", "on purpose: nobody is"]);
-    fails(&place, &["retry", "slug", "dev"], 1, &["nothing has failed in slug dev"]);
+    fails(&place, &["release", "slug", "dev", "web1"], 1, &["there is no cluster dev of slug: neither"]);
+    fails(&place, &["retry", "slug", "dev"], 1, &["there is no cluster dev of slug: neither"]);
     fails(&place, &["retry", "slug", "dev", "0.2"], 1, &["failed: nothing"]);
     assert!(place.store().all_leases().await.unwrap().is_empty(), "nothing was written");
 
     let cluster = Cluster::new(&place, 2, &[("web1", true)]).await;
-    let head = "slug dev: 1 of 1 instances pass, min_nodes is 2, which leaves none to spare\n";
+    let head = "slug dev: 1 of 1 instances pass, min_nodes is 2, which is too few: what runs stays up until more pass, or \
+                min_nodes is lower\n";
     for _ in 0..2 {
-        assert_eq!(run(&place, &["leases", "slug", "dev"]), (0, head.to_owned(), nothing.to_owned()));
-        assert_eq!(run(&place, &["leases"]), (0, String::new(), nothing.to_owned()));
+        assert_eq!(run(&place, &["leases", "slug", "dev"]), (0, head.to_owned(), format!("{nothing}\n")));
+        assert_eq!(run(&place, &["leases"]), (0, String::new(), nothing_at_all.clone()));
+        fails(&place, &["release", "slug", "dev", "web1"], 1, &["no entry of web1 in slug dev", "purpose: nobody is"]);
+        fails(&place, &["retry", "slug", "dev"], 1, &["nothing has failed in slug dev"]);
         cluster.write(&json!({}), &json!({}));
     }
 }

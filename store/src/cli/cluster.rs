@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use store::lease::{Down, Leases};
-use store::schema::{Config, IntentKey, Parse};
+use store::schema::{Config, IntentKey, NodeDocument, Parse};
 use store::{AppName, ClusterName, NodeName, Registered, Store, Version};
 
 pub(super) use words::{definition, entry, given, json, lines};
@@ -24,6 +24,8 @@ pub(super) struct Cluster {
     pub(super) instances: Result<Vec<Registered>, String>,
     /// Those that are alive of the hosts that `leases` name.
     pub(super) alive: Result<BTreeSet<String>, String>,
+    /// Those of the nodes that `leases` name whose intent is known to hold the app: their agents do nothing about it.
+    pub(super) held: BTreeSet<NodeName>,
     /// The store shows no instance to somebody without rights, either.
     pub(super) hides_instances: bool,
 }
@@ -52,8 +54,22 @@ pub(super) async fn observe(store: &Store, app: AppName, cluster: ClusterName, l
     let hosts = leases.down.values().map(|down| down.host.clone()).collect();
     let alive = store.alive(&hosts).await.map_err(|error| format!("{error:#}"));
     let config = config(store, &app, &cluster).await.map_err(|error| format!("{error:#}"));
+    let held = held(store, &app, &leases).await;
     let hides_instances = matches!(store, Store::Consul(_));
-    Cluster { app, cluster, leases, config, instances, alive, hides_instances }
+    Cluster { app, cluster, leases, config, instances, alive, held, hides_instances }
+}
+
+/// What cannot be read is not said to be held.
+async fn held(store: &Store, app: &AppName, leases: &Leases) -> BTreeSet<NodeName> {
+    let mut held = BTreeSet::new();
+    for node in leases.down.keys() {
+        let key = IntentKey::Node(node.clone(), app.clone()).key();
+        let Ok(Some(document)) = store.get(&key).await else { continue };
+        if NodeDocument::parse(&document.bytes).is_ok_and(|document| document.hold) {
+            held.insert(node.clone());
+        }
+    }
+    held
 }
 
 /// A cluster's config, if it has one.
@@ -86,6 +102,13 @@ impl Cluster {
         self.leases.is_empty() && is_gone
     }
 
+    /// An error for people, where that is so.
+    pub(super) fn nothing(&self) -> Option<String> {
+        let Self { app, cluster, .. } = self;
+        let says = || format!("there is no cluster {cluster} of {app}: neither a config nor an instance nor a lease");
+        self.is_nothing().then(says)
+    }
+
     pub(super) fn min_nodes(&self) -> Option<u32> {
         Some(self.config.as_ref().ok()?.as_ref()?.min_nodes)
     }
@@ -101,9 +124,19 @@ impl Cluster {
         Some(counted.saturating_sub(usize::try_from(self.min_nodes()?).unwrap_or(usize::MAX)))
     }
 
+    pub(super) fn instance(&self, node: &NodeName) -> Option<&Registered> {
+        self.instances.as_ref().ok()?.iter().find(|it| it.node == *node)
+    }
+
+    /// A node whose instance passes with that digest.
+    pub(super) fn passes_with(&self, digest: &str) -> Option<&NodeName> {
+        let runs = |it: &&Registered| it.passing && it.digest == digest;
+        self.instances.as_ref().ok()?.iter().find(runs).map(|it| &it.node)
+    }
+
     pub(super) fn service(&self, node: &NodeName) -> Service {
         let Ok(instances) = &self.instances else { return Service::Unknown };
-        match instances.iter().find(|it| it.node == *node) {
+        match self.instance(node) {
             Some(it) if it.passing => Service::Passing,
             Some(it) if it.drained.is_some() => Service::Drained,
             Some(_) => Service::NotPassing,
@@ -119,8 +152,8 @@ impl Cluster {
     /// Whether everybody else who wants the same waits until this one has tried it.
     pub(super) fn is_trial(&self, down: &Down) -> Option<bool> {
         let Some(digest) = &down.to else { return Some(false) };
-        let is_proven = self.instances.as_ref().ok()?.iter().any(|it| it.passing && it.digest == *digest);
-        Some(!is_proven && self.is_alive(down)?)
+        self.instances.as_ref().ok()?;
+        Some(self.passes_with(digest).is_none() && self.is_alive(down)?)
     }
 
     /// The version that a digest is of, as far as anybody tells.

@@ -20,14 +20,14 @@ pub(super) async fn run(store: &Store, one: Option<(AppName, ClusterName)>, in_j
     ensure!(problems.is_empty(), "{} of these cannot be read or known", problems.len());
     if let [cluster] = &clusters[..]
         && is_asked_for
-        && cluster.is_nothing()
+        && let Some(nothing) = cluster.nothing()
     {
-        let (app, cluster) = (&cluster.app, &cluster.cluster);
-        note(&format!("there is no cluster {cluster} of {app}: neither a config nor an instance nor a lease"));
+        note(&nothing);
         return Ok(Outcome::Absent);
     }
     if clusters.iter().all(|cluster| cluster.leases.is_empty()) {
-        note("nobody is down on purpose, and nothing has failed");
+        let others = "; who waits all the same waits for min_nodes: see `pp-store leases APP CLUSTER`";
+        note(&format!("nobody is down on purpose, and nothing has failed{}", if is_asked_for { "" } else { others }));
     }
     Ok(Outcome::Done)
 }

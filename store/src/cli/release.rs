@@ -28,10 +28,13 @@ pub(super) async fn run(
     in_json: bool,
 ) -> Result<Outcome> {
     ensure_leases(store)?;
-    let (mut seen, mut others) = (None::<Down>, Vec::new());
+    let (mut seen, mut others, mut nothing) = (None::<Down>, Vec::new(), None);
     let changed = store.change_leases(app, cluster, async |leases| {
         others = leases.down.keys().filter(|other| *other != node).map(ToString::to_string).collect();
-        let Some(down) = leases.down.get(node) else { return Ok((None, Done::Absent)) };
+        let Some(down) = leases.down.get(node) else {
+            nothing = cluster::observe(store, app.clone(), cluster.clone(), leases.clone()).await.nothing();
+            return Ok((None, Done::Absent));
+        };
         if seen.get_or_insert_with(|| down.clone()) != down {
             return Ok((None, Done::Another));
         }
@@ -64,7 +67,8 @@ pub(super) async fn run(
         }
         Some(Done::Absent) => {
             let who = if others.is_empty() { "nobody is".to_owned() } else { others.join(", ") };
-            note(&format!("there is no entry of {node} in {app} {cluster}; down on purpose: {who}"));
+            let absent = || format!("there is no entry of {node} in {app} {cluster}; down on purpose: {who}");
+            note(&nothing.unwrap_or_else(absent));
             Ok(Outcome::Absent)
         }
         Some(Done::Another) => {
@@ -131,8 +135,8 @@ mod tests {
             (dead(), Err("503".to_owned()), false, false),
         ] {
             let (app, name) = ("slug".parse().unwrap(), "dev".parse().unwrap());
-            let (leases, config) = (Leases::default(), Ok(None));
-            let cluster = Cluster { app, cluster: name, leases, config, instances, alive, hides_instances };
+            let (leases, config, held) = (Leases::default(), Ok(None), BTreeSet::new());
+            let cluster = Cluster { app, cluster: name, leases, config, instances, alive, held, hides_instances };
             let down = Down { to: None, since: String::new(), why: String::new(), host: "web1".to_owned() };
             let risk = judge(&cluster, &"web1".parse().unwrap(), &down);
             assert_eq!(matches!(risk, Risk::High(_)), is_high, "{cluster:?}: {risk:?}");

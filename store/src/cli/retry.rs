@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
-use store::lease::{FailedDigest, lease_key};
+use store::lease::{FailedDigest, Leases, lease_key};
 use store::{AppName, ClusterName, Store, Version};
 use time::OffsetDateTime;
 
@@ -58,7 +58,8 @@ pub(super) async fn run(
         return Ok(Outcome::Lost);
     };
     if chosen.marked.is_empty() && chosen.already.is_empty() {
-        note(&format!("nothing has failed in {app} {cluster}"));
+        let seen = cluster::observe(store, app.clone(), cluster.clone(), Leases::default()).await;
+        note(&seen.nothing().unwrap_or_else(|| format!("nothing has failed in {app} {cluster}")));
         return Ok(Outcome::Absent);
     }
     let name = |(digest, failed): (&String, &FailedDigest)| definition(failed.version.as_str(), digest);
@@ -68,7 +69,7 @@ pub(super) async fn run(
     }
     for it in &chosen.already {
         let when = it.1.retry.as_ref().map(|retry| ago(retry, now)).unwrap_or_default();
-        note(&format!("{} may be tried again already, as was said {when}; no node has yet", name(it)));
+        note(&format!("{} may be tried again already, as was said {when}; no node is through with it yet", name(it)));
     }
     note("one node tries it, and is out of service meanwhile; min_nodes holds as ever");
     warn_of_what_nobody_wants(store, app, cluster, chosen).await;
