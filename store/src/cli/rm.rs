@@ -29,7 +29,8 @@ pub(super) async fn run(store: &Store, mut keys: Vec<Key>, force: bool, in_json:
     }
     for app in removed.iter().filter_map(|key| left(key)).collect::<BTreeSet<_>>() {
         note(&format!(
-            "hosts stop {app} within seconds; keep its cluster's config until they have, or they keep it running"
+            "hosts stop {app} as soon as min_nodes lets them; keep its cluster's config until they have, or they keep it \
+             running"
         ));
     }
     if in_json {

@@ -81,7 +81,7 @@ impl Intent<'_> {
             findings.push(Finding::suspicious(
                 &key,
                 format!("min_nodes {min} can never be met: the cluster has {nodes}, and a replacement takes one down"),
-                "lower it, or add nodes; until then no healthy instance is replaced",
+                "lower it, or add nodes; until then no instance that runs is replaced or taken off its node",
             ));
         }
         findings
