@@ -46,13 +46,17 @@ impl Act<'_> {
             Decision::Refuse(reason) => bail!(reason),
             Decision::FellBack { failure, running, .. } => {
                 let cluster = match self.wanted {
-                    Wanted::App(app) => &app.cluster,
+                    Wanted::App(wanted) => &wanted.cluster,
                     Wanted::Unnamed | Wanted::Unknown | Wanted::Held => &running.cluster,
+                };
+                let retry = match self.setlive.site.alone {
+                    true => String::new(),
+                    false => format!(", or `pp-store retry {app} {cluster}` lets it be tried again"),
                 };
                 let formerly = if failure.version == running.version { " as it was configured before" } else { "" };
                 bail!(
                     "{} failed here ({}); {}{formerly} runs instead, until another version, configuration or check is \
-                     active in clusters/{app}/{cluster}/config",
+                     active in clusters/{app}/{cluster}/config{retry}",
                     failure.version,
                     failure.reason,
                     running.version

@@ -58,9 +58,11 @@ pub(crate) fn reason(reason: &Reason, now: SystemTime) -> String {
             let mut said = vec![format!("{passing} of {instances} healthy, min {min_nodes}")];
             if all {
                 said.push(format!(
-                    "all {instances} that are registered are needed for min_nodes {min_nodes}, so that none can be replaced: \
+                    "all {instances} that are registered are needed for min_nodes {min_nodes}, so that none may go down: \
                      lower it, or add a node"
                 ));
+            } else if *passing < usize::try_from(*min_nodes).unwrap_or(usize::MAX) {
+                said.push("so that none may go down: mend those that do not pass, or lower min_nodes".to_owned());
             }
             said.extend(down.iter().map(|(node, down)| is_down(node, down, now)));
             said.join(", ")
@@ -140,6 +142,10 @@ mod tests {
         assert_eq!(waits, "3 of 5 healthy, min 3, web2 is down for 9f2c4711 since 40 s");
         let never = minimum(3, 3, Vec::new());
         assert!(never.contains("all 3 that are registered are needed for min_nodes 3"), "{never}");
+        let short = minimum(0, 5, Vec::new());
+        let expected =
+            "0 of 5 healthy, min 3, so that none may go down: mend those that do not pass, or lower min_nodes";
+        assert_eq!(short, expected);
         let trial = Reason::Trial { node: web2, down: down(Some("9f2c4711aa")) };
         assert_eq!(reason(&trial, at(140)), "web2 tries 9f2c4711 first, since 40 s");
     }
