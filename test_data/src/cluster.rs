@@ -194,7 +194,9 @@ impl Drop for Cluster {
 
 /// `kickstart/cluster` on this directory, with programs of the same build as the running test.
 pub fn kickstart_cluster(dir: &Path) -> Command {
-    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../kickstart/cluster"));
+    let mut command = Command::new("env");
+    // What a shell runs in its background ignores INT, and no script that it starts can hear it then.
+    command.args(["--default-signal", concat!(env!("CARGO_MANIFEST_DIR"), "/../kickstart/cluster")]);
     let bins = bin("pp-setlive");
     command.env("BIN", bins.parent().expect("it is in a directory")).stdin(Stdio::null());
     command.arg("--dir").arg(dir);

@@ -209,6 +209,15 @@ impl<'a> Attempt<'a> {
                 (known.peers, known.alive) = (Some(peers), alive);
                 self.read.entry(cluster).or_default().instances = Some(instances);
             }
+            Question::IsWell => {
+                let known = seen.record.iter().flat_map(|record| record.healthy.iter().chain(&record.converging));
+                let runs = known.into_iter().find(|known| seen.on_disk.contains(&known.digest()));
+                // Where it is not known what runs, somebody may count on it.
+                self.told.is_well = Some(match runs {
+                    Some(runs) => inquiry(self.setlive, self.app, runs).now().await.is_ok(),
+                    None => true,
+                });
+            }
         }
         Ok(())
     }

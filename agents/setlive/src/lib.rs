@@ -36,6 +36,7 @@ use store::{Alive, AppName, ClusterName, NodeName};
 use tokio::sync::{Mutex, OnceCell};
 use tracing::debug;
 
+use act::inquiry;
 use attempt::Attempt;
 use decide::{Decision, Goal, Owner, Seen, Service, candidates, decide};
 use definition::Definition;
@@ -265,24 +266,34 @@ impl Setlive {
         })
         .await?;
         let goal = match goal {
-            Goal::Run(definition) => can_run(definition, &seen).await,
+            Goal::Run(definition) => match self.can_run(app, &definition, &seen).await {
+                Ok(()) => Goal::Run(definition),
+                Err(error) => Goal::Unusable { reason: format!("{error:#}") },
+            },
             other => other,
         };
         Ok((goal, seen))
     }
-}
 
-/// Whether the user is there that a new definition is to run as: asked before anything is stopped for it.
-async fn can_run(definition: Definition, seen: &Seen) -> Goal {
-    let known = seen.record.iter().flat_map(|record| record.healthy.iter().chain(&record.converging));
-    match &definition.runas {
-        Some(user) if !known.into_iter().any(|known| known.runas.as_ref() == Some(user)) => {
-            match program::can_run_as(user).await {
-                Ok(()) => Goal::Run(definition),
-                Err(error) => Goal::Unusable { reason: format!("{error:#}") },
-            }
+    /// Whether what is new in a definition is there: the user that it is to run as, before anything is stopped for it, and
+    /// a check that passes, before all others that watch the instance go by it.
+    async fn can_run(&self, app: &AppName, wanted: &Definition, seen: &Seen) -> Result<()> {
+        let mut known = seen.record.iter().flat_map(|record| record.healthy.iter().chain(&record.converging));
+        match &wanted.runas {
+            Some(user) if !known.any(|known| known.runas.as_ref() == Some(user)) => program::can_run_as(user).await?,
+            Some(_) | None => {}
         }
-        _ => Goal::Run(definition),
+        let settled = seen.record.as_ref().filter(|record| record.converging.is_none());
+        match settled.and_then(|record| record.healthy.as_ref()) {
+            Some(runs) if runs.health != wanted.health && runs.digest() == wanted.digest() => {
+                let asked = inquiry(self, app, wanted).now().await;
+                let config = format!("clusters/{app}/{}/config", wanted.cluster);
+                asked.map(drop).with_context(|| {
+                    format!("{config}: its health does not pass here, so that the instance is judged as before")
+                })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }
 

@@ -25,12 +25,15 @@ pub(crate) struct Us {
     pub(crate) now: String,
 }
 
-/// What the store told in this attempt. Forgotten as soon as something was done that may have changed it.
+/// What the store told in this attempt, and what was asked here. Forgotten as soon as something was done that may have
+/// changed it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Told {
     /// How this node is registered; `Some(None)` when it is not.
     pub(crate) own: Option<Option<Own>>,
     pub(crate) clusters: BTreeMap<ClusterName, Cluster>,
+    /// Whether what runs here passes its check, as seen on this host.
+    pub(crate) is_well: Option<bool>,
     /// The store did not answer one of the questions.
     pub(crate) away: bool,
 }
@@ -76,6 +79,7 @@ impl Told {
     /// Leases were read: whatever was told before may be different by now.
     pub(crate) fn learn(&mut self, cluster: &ClusterName, leases: Leases) {
         self.clusters.insert(cluster.clone(), Cluster { leases: Some(leases), ..Cluster::default() });
+        self.is_well = None;
     }
 
     /// Leases were written, or somebody else was faster.
@@ -120,6 +124,8 @@ pub(crate) enum Question {
     Config(ClusterName),
     /// Who passes?
     Peers(ClusterName),
+    /// Does what runs here pass its check, as seen on this host?
+    IsWell,
 }
 
 /// What is waited for.
@@ -279,7 +285,14 @@ impl Place<'_> {
             let available = peers.iter().filter(counts).map(|peer| &peer.node).collect::<BTreeSet<_>>().len();
             // Where no version is active none is to be kept.
             let min_nodes = config.active.as_ref().map_or(0, |_| config.min_nodes);
-            if available < usize::try_from(min_nodes).unwrap_or(usize::MAX) {
+            let is_enough = available >= usize::try_from(min_nodes).unwrap_or(usize::MAX);
+            let is_shown = peers.iter().any(|peer| peer.passing && peer.node == us.node);
+            if !is_enough && !is_shown && told.is_well.is_none() {
+                return ask(Question::IsWell);
+            }
+            // Nobody counts on what fails here and is shown to fail, and perhaps only its replacement heals it.
+            let fails = !is_shown && told.is_well == Some(false);
+            if !is_enough && !fails {
                 let (passing, instances) = (peers.iter().filter(|peer| peer.passing).count(), peers.len());
                 let down = leases.down.clone();
                 return not(Reason::Minimum { passing, instances, min_nodes, down });
@@ -471,7 +484,14 @@ fn leave(us: &Us, record: &Record, told: &Told) -> Option<Step> {
                 return Some(Step::Wait(Wait { reason: Reason::Check, on: cluster.clone() }));
             }
         }
-        return Some(Step::Write(cluster.clone(), without(us, leases)));
+        // What failed at first and is healthy after all has not failed; who was told so may try it.
+        let passes = record.healthy.as_ref().map(Definition::digest);
+        let is_past = |digest: &str, failed: &FailedDigest| {
+            failed.node == us.node && passes.as_ref().is_some_and(|passes| passes.as_str() == digest)
+        };
+        let mut next = without(us, leases);
+        next.failed.retain(|digest, failed| !is_past(digest, failed));
+        return Some(Step::Write(cluster.clone(), next));
     }
     None
 }

@@ -1,6 +1,7 @@
 //! What the store is told of what runs here, also where intent, nodes, clusters or operators change on the way.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use fixtures::{Behaviour, Host, SOON, Slug, bin, eventually, pass};
@@ -20,6 +21,13 @@ fn live() -> Host {
 fn document(host: &Host, key: &str) -> Option<Value> {
     let text = fs::read_to_string(host.path("store").join(format!("{key}.json"))).ok()?;
     Some(serde_json::from_str(&text).unwrap())
+}
+
+/// A check that an operator of the host can have pass or fail.
+fn check_script(host: &Host, version: &str, says: &str) {
+    let check = host.path(&format!("srv/slug/installs/slug_{version}/bin/check"));
+    fs::write(&check, format!("#!/bin/sh\n{says}\n")).unwrap();
+    fs::set_permissions(&check, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 fn instance(host: &Host) -> Value {
@@ -47,6 +55,49 @@ fn a_new_port_and_a_new_check_are_registered_although_nothing_restarts_for_them(
 }
 
 #[test]
+fn a_new_check_that_does_not_pass_takes_nothing_out_of_service() {
+    let host = live();
+    let (pid, before) = (host.pid(), instance(&host));
+    host.activate("1", json!({"health": {"tcp": {"port": 1}}}));
+    for _ in 0..2 {
+        let pass = host.once();
+        let says = "clusters/slug/dev/config: its health does not pass here";
+        assert!(!pass.ok && pass.log.contains(says), "{}", pass.log);
+        assert_eq!((instance(&host), host.pid()), (before.clone(), pid));
+    }
+    let plan = pass(host.setlive().arg("--plan"));
+    assert!(plan.out.contains("its health does not pass here"), "{}", plan.out);
+    host.activate("1", json!({"health": {"tcp": {"port": host.port}}}));
+    host.converge();
+    host.converge();
+    assert_eq!((&instance(&host)["passes"], host.pid()), (&json!(true), pid));
+    assert_ne!(instance(&host)["check"], before["check"]);
+}
+
+#[test]
+fn where_nothing_passes_any_more_a_version_that_does_is_not_barred_by_the_minimum() {
+    let host = live();
+    let config = json!({"min_nodes": 1, "health": {"script": "bin/check"}});
+    check_script(&host, "1", "");
+    check_script(&host, "2", "");
+    host.activate("1", config.clone());
+    host.converge();
+    host.converge();
+    host.activate("2", config);
+    let pass = host.once();
+    assert!(pass.log.contains("waiting: 1 of 1 healthy, min 1"), "{}", pass.log);
+    host.serves("1");
+    // As will be said of it within a minute.
+    check_script(&host, "1", "exit 1");
+    let mut ours = instance(&host);
+    ours["passes"] = json!(false);
+    host.put("instances/slug/dev/web1", &ours);
+    host.converge();
+    host.serves("2");
+    assert_eq!((&instance(&host)["passes"], down(&host, "dev")), (&json!(true), json!({})));
+}
+
+#[test]
 fn where_intent_becomes_unknown_on_the_way_the_registered_port_stays() {
     let host = live();
     host.install(&Slug::new("3", Behaviour::SlowStart(1000)));
@@ -66,20 +117,18 @@ fn where_intent_becomes_unknown_on_the_way_the_registered_port_stays() {
 fn what_intent_does_not_name_is_reported_on_as_long_as_it_runs() {
     let host = live();
     host.activate("1", json!({"health": {"script": "bin/check"}}));
-    let check = host.path("srv/slug/installs/slug_1/bin/check");
-    fs::write(&check, "#!/bin/sh\n").unwrap();
-    fs::set_permissions(&check, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    check_script(&host, "1", "");
     host.converge();
     host.converge();
     assert_eq!(instance(&host)["passes"], true);
     // A store that lost its keys: nobody confirms that the app is gone.
     host.delete("nodes/web1/slug");
     host.delete("clusters/slug/dev/config");
-    fs::write(&check, "#!/bin/sh\nexit 1\n").unwrap();
+    check_script(&host, "1", "exit 1");
     let pass = host.once();
     assert!(!pass.ok && pass.log.contains("held as it is"), "{}", pass.log);
     assert_eq!(instance(&host)["passes"], false);
-    fs::write(&check, "#!/bin/sh\n").unwrap();
+    check_script(&host, "1", "");
     host.once();
     assert_eq!(instance(&host)["passes"], true);
 }

@@ -182,6 +182,7 @@ fn said(step: Step) -> String {
         Step::Ask(Question::Leases(cluster)) => format!("ask for the leases of {cluster}"),
         Step::Ask(Question::Config(cluster)) => format!("ask for the config of {cluster}"),
         Step::Ask(Question::Peers(cluster)) => format!("ask who passes in {cluster}"),
+        Step::Ask(Question::IsWell) => "look whether it is well".to_owned(),
         Step::Write(cluster, leases) => {
             assert_eq!(leases.rev, 8);
             let to = |down: &Down| down.to.as_deref().map_or("nothing".to_owned(), name);
@@ -358,6 +359,34 @@ fn one_node_tries_what_nobody_runs_and_the_minimum_is_kept() {
             "wait in dev: 1 of 2 pass, 1 have to",
         ),
         (
+            "all are needed, but this one is not shown passing",
+            want("2"),
+            runs("1"),
+            told(&[("dev", cluster(1, &[], &["web1 fails 1"]))]),
+            "look whether it is well",
+        ),
+        (
+            "it is not shown passing, and is well",
+            want("2"),
+            runs("1"),
+            Told { is_well: Some(true), ..told(&[("dev", cluster(1, &[], &["web1 fails 1"]))]) },
+            "wait in dev: 0 of 1 pass, 1 have to",
+        ),
+        (
+            "nobody counts on it, and it fails here, too",
+            want("2"),
+            asked(),
+            Told { is_well: Some(false), ..told(&[("dev", cluster(1, &[], &["web1 fails 1"]))]) },
+            "write dev: down [web1 to 2] failed []",
+        ),
+        (
+            "it fails here, and is shown passing still",
+            want("2"),
+            runs("1"),
+            Told { is_well: Some(false), ..told(&[("dev", cluster(1, &[], &["web1 passes 1"]))]) },
+            "wait in dev: 1 of 1 pass, 1 have to",
+        ),
+        (
             "nothing serves here, so that the minimum does not matter",
             want("2"),
             bare().with_record(),
@@ -413,6 +442,14 @@ fn what_was_replaced_counts_again_once_everybody_sees_it_pass() {
         own: own.own,
         ..told(&[("dev", cluster(1, &[("web1", "2")], &[&format!("web1 {passes} 2")]))])
     };
+    let disproved = || {
+        let mut known = cluster(1, &[("web1", "2")], &["web1 passes 2"]).failed("", None);
+        let failed = &mut known.leases.as_mut().unwrap().failed;
+        let (elsewhere, mut here) = (failed[&digest("2")].clone(), failed[&digest("2")].clone());
+        here.node = us().node;
+        failed.extend([(digest("2"), here), (digest("3"), elsewhere)]);
+        Told { own: own(true, true, false).own, ..told(&[("dev", known)]) }
+    };
     check(vec![
         ("it is healthy here", want("2"), back(), nothing(), "ask how it is registered"),
         ("as what ran before", want("2"), back(), own(false, true, true), "register"),
@@ -448,6 +485,13 @@ fn what_was_replaced_counts_again_once_everybody_sees_it_pass() {
             "note: owing false, unpublished 0",
         ),
         ("the store is away", want("2"), back(), away(), "the store is away"),
+        (
+            "others see it pass, who were told that it failed",
+            want("2"),
+            back(),
+            disproved(),
+            "write dev: down [] failed [3 on web3]",
+        ),
         (
             "where nothing was begun there is no check to wait for, and nobody waits for this node",
             want("1"),

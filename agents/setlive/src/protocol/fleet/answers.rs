@@ -85,6 +85,7 @@ impl World {
                 let known = self.nodes[number].told.clusters.entry(cluster).or_default();
                 (known.peers, known.alive) = (Some(peers), alive);
             }
+            Question::IsWell => self.nodes[number].told.is_well = Some(self.is_up(number)),
         }
     }
 

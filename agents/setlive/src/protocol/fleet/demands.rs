@@ -159,9 +159,9 @@ impl World {
         };
         // It is as it shall be but for what only a restart would heal, and nobody asked for one.
         let is_sick = host.is_sick && host.running == to;
-        // The minimum also bars the way from what runs and serves nobody, since its agent sees only that it runs.
-        let runs = entry.as_ref().filter(|_| serves.is_some() || host.is_sick);
-        let is_barred = *wanted != Wanted::Inactive && runs.is_some_and(|entry| self.needs(number, entry.spec.cluster));
+        let serving = entry.as_ref().filter(|_| serves.is_some());
+        let is_barred =
+            *wanted != Wanted::Inactive && serving.is_some_and(|entry| self.needs(number, entry.spec.cluster));
         // It stays started, out of service and in the leases, until somebody thinks of something better.
         let has_nothing_else = is_held && host.healthy().is_none() && host.running.is_some();
         let leased = self.leases.values().any(|leases| leases.down.contains_key(&name));

@@ -11,7 +11,7 @@ use super::Mutation;
 use super::host::{Effect, Next};
 use super::intent::node_name;
 use super::world::{Entry, Node, World};
-use crate::protocol::{Cluster, Peer, Told, Us, step};
+use crate::protocol::{Cluster, Peer, Question, Told, Us, step};
 
 impl World {
     /// Whether a node would do anything if it were to go on.
@@ -37,13 +37,14 @@ impl World {
         match self.nodes[number].todo.first() {
             Some(effect) => *effect == Effect::Drain,
             None => match *self.next(number) {
+                Next::Question(Question::IsWell) => false,
                 Next::Question(_) | Next::Write(..) | Next::Register | Next::Undrain | Next::Deregister => true,
                 Next::Idle | Next::AwaitCheck | Next::Note(_) | Next::Effects(_) => false,
             },
         }
     }
 
-    /// Whether the store says something else than it told the node.
+    /// Whether the store, or the host, says something else than it told the node.
     fn is_news(&self, number: usize) -> bool {
         let told = &self.nodes[number].told;
         let of_cluster = |(cluster, known): (&ClusterName, &Cluster)| {
@@ -54,7 +55,7 @@ impl World {
                     .as_ref()
                     .is_some_and(|told| !same(told, &self.peers_told(number, cluster)) || known.alive != self.alive())
         };
-        told.away || told.clusters.iter().any(of_cluster)
+        told.away || told.is_well.is_some_and(|told| told != self.is_up(number)) || told.clusters.iter().any(of_cluster)
     }
 
     /// The answer of the agent's own protocol.
