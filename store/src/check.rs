@@ -115,7 +115,7 @@ pub struct Named {
     pub status: Status,
 }
 
-/// Every version that a valid config names.
+/// Every version that a valid config names, and that is to come from the hosts' repository.
 pub fn versions(documents: &Documents) -> Vec<Named> {
     let configs = documents.iter().filter_map(|(key, document)| match IntentKey::parse(key) {
         Ok(IntentKey::Config(app, _)) => {
@@ -125,12 +125,10 @@ pub fn versions(documents: &Documents) -> Vec<Named> {
         Ok(IntentKey::Node(..) | IntentKey::DeployConfig(..)) | Err(_) => None,
     });
     let named = configs.flat_map(|(key, app, config)| {
-        config.versions.into_iter().map(move |(version, status)| Named {
-            key: key.clone(),
-            app: app.clone(),
-            version,
-            status,
-        })
+        let elsewhere =
+            |version: &Version| config.artifacts.get(version).is_some_and(|artifact| artifact.url.is_some());
+        let (versions, _) = config.versions.into_iter().partition::<Vec<_>, _>(|(version, _)| !elsewhere(version));
+        versions.into_iter().map(move |(version, status)| Named { key: key.clone(), app: app.clone(), version, status })
     });
     named.collect()
 }

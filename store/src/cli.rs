@@ -197,7 +197,8 @@ enum Command {
     /// Invalid is what agents refuse: wrong or missing documents, overlapping basedirs (under the inner one's key), and
     /// with --repo an active version that is not there. Suspicious is what works but was hardly meant: unknown fields and
     /// keys, a min_nodes that the cluster's size can never satisfy, a cluster that no node points at, a port that two apps
-    /// of a node want (under the later key), and with --repo a missing "prep" version.
+    /// of a node want (under the later key), "artifacts" of no version, and with --repo a missing "prep" version. Versions
+    /// with a "url" of their own are not looked for.
     ///
     /// In a Consul only nodes/ and clusters/ are looked at; the rest may be somebody else's. Exit status: 0 when nothing
     /// is wrong; 1 when something is invalid, or not all could be read; 2 when something is suspicious, or there is no

@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 use crate::document::{Documents, Prefix, Token, look_up};
 use crate::name::{AppName, ClusterName, NodeName, Version};
 use crate::schema::{
-    BaseDir, Config, DeployConfig, Health, IntentKey, NodeDocument, Parse, Port, Seconds, Status, UserName,
-    cluster_prefix, is_reality, node_prefix,
+    ArtifactSpec, BaseDir, Config, DeployConfig, Health, IntentKey, NodeDocument, Parse, Port, Seconds, Status,
+    UserName, cluster_prefix, is_reality, node_prefix,
 };
 use crate::{Document, Store};
 
@@ -36,6 +36,8 @@ pub struct App {
     pub active: Option<Version>,
     /// Ready to go, not run.
     pub prep: Vec<Version>,
+    /// What is said of versions' artifacts; also of versions that are not wanted.
+    pub artifacts: BTreeMap<Version, ArtifactSpec>,
     pub min_nodes: u32,
     pub user_config: Map<String, Value>,
     pub health: Option<Health>,
@@ -249,6 +251,7 @@ fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Docu
         hold: node.hold,
         active,
         prep: prep.collect(),
+        artifacts: config.artifacts,
         min_nodes: config.min_nodes,
         user_config: config.user_config,
         health: config.health,

@@ -1,5 +1,8 @@
 //! Where artifacts come from: `--repo`, the address of one artifact in it, and whether it is there.
+//!
+//! Ensures: what an address holds of a user and a password is never shown.
 
+mod allow;
 mod ask;
 
 use std::fmt;
@@ -12,19 +15,21 @@ use reqwest::{Client, ClientBuilder, StatusCode, Url};
 
 use crate::{AppName, Version};
 
+pub use allow::{UrlPrefix, ensure_allowed};
 pub use ask::ask;
 
 const MAX_REDIRECTS: usize = 5;
 
 /// A repository of artifacts: `<repo>/<app>/<app>_<version>.tar.gz`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Repo {
     Directory(PathBuf),
+    /// May hold a user and a password.
     Http(Url),
 }
 
 /// The address of one artifact.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Artifact {
     File(PathBuf),
     Http(Url),
@@ -50,8 +55,14 @@ impl fmt::Display for Repo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(path) => write!(f, "file:{}", path.display()),
-            Self::Http(url) => url.fmt(f),
+            Self::Http(url) => shown(url).fmt(f),
         }
+    }
+}
+
+impl fmt::Debug for Repo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -73,27 +84,49 @@ impl FromStr for Repo {
 }
 
 fn http(url: Url) -> Result<Repo> {
-    ensure!(url.username().is_empty() && url.password().is_none(), "a password here could be read by all on this host");
     ensure!(url.query().is_none() && url.fragment().is_none(), "an address of a directory, without '?' and '#'");
     Ok(Repo::Http(url))
 }
 
-/// A client as repositories need it, with `settings` on top: it follows redirects, but none from https to what is not.
-pub fn client(settings: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Client> {
-    let builder = || settings(crate::http_client()).redirect(Policy::custom(redirect));
+/// A client as repositories need it, with `settings` on top. It follows redirects, but only to http and https, never
+/// from https to http, and, if `allowed` says where to, nowhere else.
+pub fn client(settings: impl Fn(ClientBuilder) -> ClientBuilder, allowed: Option<&[UrlPrefix]>) -> Result<Client> {
+    let builder = || {
+        let allowed = allowed.map(<[UrlPrefix]>::to_vec);
+        let policy = Policy::custom(move |attempt| match refused(&attempt, allowed.as_deref()) {
+            Some(reason) => attempt.error(reason),
+            None => attempt.follow(),
+        });
+        // Where we come from may be nobody else's business.
+        settings(crate::http_client()).redirect(policy).referer(false)
+    };
     // A host without any CA certificates, for which the first fails, can still fetch from a plain server.
     builder().build().or_else(|_| builder().tls_certs_only([]).build()).context("making an HTTP client")
 }
 
-fn redirect(attempt: Attempt) -> reqwest::redirect::Action {
-    let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+/// Why a redirect is not followed.
+fn refused(attempt: &Attempt, allowed: Option<&[UrlPrefix]>) -> Option<String> {
+    let (from, to) = (attempt.previous().last()?, attempt.url());
     if attempt.previous().len() > MAX_REDIRECTS {
-        attempt.error("too many redirects")
-    } else if from_https && attempt.url().scheme() != "https" {
-        attempt.error("a redirect from https to what is not")
+        Some("too many redirects".to_owned())
+    } else if !matches!(to.scheme(), "http" | "https") {
+        Some(format!("a redirect to {}, which is neither http nor https", shown(to)))
+    } else if from.scheme() == "https" && to.scheme() != "https" {
+        Some(format!("a redirect from https to {}", shown(to)))
     } else {
-        attempt.follow()
+        let refused = ensure_allowed(allowed?, to).err()?;
+        Some(format!("a redirect to {}: {refused:#}", shown(to)))
     }
+}
+
+/// An address without what in it may be secret: a user and a password, and a query, which may be a signature.
+fn shown(url: &Url) -> Url {
+    let mut shown = url.clone();
+    // Fail only for addresses that can have neither.
+    let _ = shown.set_username("");
+    let _ = shown.set_password(None);
+    shown.set_query(None);
+    shown
 }
 
 /// Whether a server says that an artifact is there, or that it is not; an error when it says something else.
@@ -111,8 +144,14 @@ impl fmt::Display for Artifact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
-            Self::Http(url) => url.fmt(f),
+            Self::Http(url) => shown(url).fmt(f),
         }
+    }
+}
+
+impl fmt::Debug for Artifact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -137,10 +176,19 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_part_of_an_address_and_never_shown() {
+        let repo = "https://user:secret@repo/a".parse::<Repo>().unwrap();
+        let artifact = repo.artifact(&"slug".parse().unwrap(), &"0.2".parse().unwrap());
+        assert_eq!(artifact.to_string(), "https://repo/a/slug/slug_0.2.tar.gz");
+        assert!(matches!(&artifact, Artifact::Http(url) if url.password() == Some("secret")));
+        for shown in [format!("{repo}"), format!("{repo:?}"), format!("{artifact:?}")] {
+            assert!(!shown.contains("secret") && !shown.contains("user"), "{shown}");
+        }
+    }
+
+    #[test]
     fn what_is_no_repository_is_refused() {
-        for text in
-            ["", "file:", "file://", "/srv/repo", "ftp://a/b", "http:", "http://u:p@a/", "http://a/?b", "http://a/#b"]
-        {
+        for text in ["", "file:", "file://", "/srv/repo", "ftp://a/b", "http:", "http://a/?b", "http://a/#b"] {
             assert!(text.parse::<Repo>().is_err(), "{text:?}");
         }
     }

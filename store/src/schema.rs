@@ -1,7 +1,9 @@
-//! The documents of intent as people write them: which keys there are, which fields, and (in `values`) what they take.
+//! The documents of intent as people write them: which keys there are, which fields, and (in `values` and `artifact`) what
+//! they take.
 //!
 //! The one place that says what a single document may hold; what documents mean together is [`crate::intent`].
 
+mod artifact;
 mod values;
 
 use std::collections::BTreeMap;
@@ -14,6 +16,8 @@ use serde_json::{Map, Value};
 use crate::document::{Key, Prefix};
 use crate::name::{AppName, ClusterName, NodeName, Version};
 
+pub(crate) use artifact::plain;
+pub use artifact::{ArtifactSpec, ArtifactUrl, Sha256Digest};
 pub(crate) use values::map_without_duplicates;
 pub use values::{BaseDir, InstallPath, Port, PortNumber, Protocol, Seconds, UrlPath, UserName};
 
@@ -97,6 +101,9 @@ pub struct NodeDocument {
 pub struct Config {
     #[serde(deserialize_with = "versions")]
     pub versions: BTreeMap<Version, Status>,
+    /// Of versions whose artifact has to be a certain one, or is not in the hosts' repository.
+    #[serde(default, deserialize_with = "artifacts")]
+    pub artifacts: BTreeMap<Version, ArtifactSpec>,
     /// Replacements leave at least this many instances of the cluster passing.
     #[serde(default)]
     pub min_nodes: u32,
@@ -119,6 +126,10 @@ pub struct Config {
 
 fn versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Version, Status>, D::Error> {
     map_without_duplicates(deserializer, "a map from version to \"prep\" or \"active\"")
+}
+
+fn artifacts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Version, ArtifactSpec>, D::Error> {
+    map_without_duplicates(deserializer, "a map from version to what is known of its artifact")
 }
 
 impl Config {
@@ -346,9 +357,12 @@ mod tests {
     fn every_new_field_is_understood() {
         let config = Config::parse(
             br#"{"versions": {"1": "active"}, "stop_seconds": 0.5,
+                 "artifacts": {"1": {"url": "https://h/a.tar.gz"}, "2": {}},
                  "health": {"http": {"port": 80, "path": "/health?x=1"}, "interval_seconds": 0.1}}"#,
         )
         .unwrap();
+        assert_eq!(config.artifacts["1"].url.as_ref().unwrap().get().as_str(), "https://h/a.tar.gz");
+        assert_eq!(config.artifacts["1"].sha256, None);
         assert_eq!(config.stop_seconds.duration(), Duration::from_millis(500));
         assert_eq!(config.enable_seconds.duration(), Duration::from_secs(30));
         let health = config.health.unwrap();
@@ -379,6 +393,16 @@ mod tests {
             (CONFIG, r#"{"versions": {"1": "active", "2": "active"}}"#, "two active versions, 1 and 2"),
             (CONFIG, r#"{"versions": {"1": "active", "1": "prep"}}"#, "1 is there twice"),
             (CONFIG, r#"{"versions": {"/../../x": "prep"}}"#, "is not a name"),
+            (CONFIG, r#"{"versions": {}, "artifacts": []}"#, "a map from version to what is known"),
+            (CONFIG, r#"{"versions": {}, "artifacts": {"1": "ab"}}"#, "artifacts.1: invalid type: string"),
+            (CONFIG, r#"{"versions": {}, "artifacts": {"1": {}, "1": {}}}"#, "1 is there twice"),
+            (CONFIG, r#"{"versions": {}, "artifacts": {"../1": {}}}"#, "is not a name"),
+            (
+                CONFIG,
+                r#"{"versions": {}, "artifacts": {"1": {"sha256": "abc"}}}"#,
+                "artifacts.1.sha256: \"abc\" is no SHA-256",
+            ),
+            (CONFIG, r#"{"versions": {}, "artifacts": {"1": {"url": "file:///a"}}}"#, "artifacts.1.url: \"file:///a\""),
             (CONFIG, r#"{"versions": {}, "min_nodes": -1}"#, "min_nodes: invalid value"),
             (CONFIG, r#"{"versions": {}, "min_nodes": "3"}"#, "min_nodes: invalid type"),
             (CONFIG, r#"{"versions": {}, "user_config": 3}"#, "user_config: invalid type"),
@@ -435,6 +459,10 @@ mod tests {
         assert_eq!(
             check(CONFIG, r#"{"versions": {}, "health": {"tcp": {"port": 1}, "dead_line": 3}}"#),
             ["health.dead_line"]
+        );
+        assert_eq!(
+            check(CONFIG, r#"{"versions": {"1": "prep"}, "artifacts": {"1": {"sha265": "ab"}}}"#),
+            ["artifacts.1.sha265"]
         );
         assert_eq!(
             check(CONFIG, r#"{"versions": {}, "health": {"http": {"port": 1, "path": "/", "host": "a"}}}"#),

@@ -226,6 +226,7 @@ mod tests {
             hold: false,
             active: None,
             prep: Vec::new(),
+            artifacts: BTreeMap::new(),
             min_nodes: 0,
             user_config: serde_json::Map::new(),
             health: None,

@@ -51,7 +51,7 @@ impl Fetcher {
             return Ok(client);
         }
         let client =
-            repository::client(|client| client.connect_timeout(CONNECT_TIMEOUT).read_timeout(self.stall_timeout))?;
+            repository::client(|client| client.connect_timeout(CONNECT_TIMEOUT).read_timeout(self.stall_timeout), None)?;
         Ok(self.client.get_or_init(|| client))
     }
 }

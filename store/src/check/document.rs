@@ -2,10 +2,10 @@
 
 use anyhow::Error;
 
-use super::{Finding, Position, twice::twice};
-use crate::Document;
+use super::{Finding, Position, some_of, twice::twice};
 use crate::name::BadName;
-use crate::schema::{IntentKey, SeveralActive, is_reality};
+use crate::schema::{Config, IntentKey, Parse, SeveralActive, is_reality};
+use crate::{Document, Version};
 
 /// What is wrong with the document under `key`, whatever else there is.
 pub fn document(key: &str, found: &Result<Document, String>) -> Vec<Finding> {
@@ -42,7 +42,18 @@ fn contents(intent: &IntentKey, key: &str, bytes: &[u8]) -> Vec<Finding> {
     let twice = twice(bytes).into_iter().map(|field| {
         Finding::suspicious(key, format!("{field} is there twice, and the last one counts"), "remove one of the two")
     });
-    unknown.chain(twice).collect()
+    unknown.chain(twice).chain(unwanted(intent, key, bytes)).collect()
+}
+
+/// What is said of artifacts that no host fetches.
+fn unwanted(intent: &IntentKey, key: &str, bytes: &[u8]) -> Option<Finding> {
+    let (IntentKey::Config(..), Ok(config)) = (intent, Config::parse(bytes)) else { return None };
+    let unwanted = config.artifacts.keys().filter(|version| !config.versions.contains_key(*version));
+    let unwanted = unwanted.map(Version::as_str).collect::<Vec<_>>();
+    (!unwanted.is_empty()).then(|| {
+        let reason = format!("\"artifacts\" has {}, and \"versions\" has not", some_of(&unwanted));
+        Finding::suspicious(key, reason, "is the version misspelt? Otherwise remove it from \"artifacts\"")
+    })
 }
 
 /// What agents refuse, in the words in which they do.

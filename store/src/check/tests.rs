@@ -75,7 +75,7 @@ fn each_fault_is_one_finding_under_the_key_that_has_to_be_changed() {
     );
     let port = other(r#"{"basedir": "/srv/tool", "ports": [{"port": 80, "source": "10.0.0.0/8"}]}"#);
     const TOOL: &str = "clusters/tool/dev/deploy_config";
-    let table: [Row; 23] = [
+    let table: [Row; 24] = [
         (
             &[(CONFIG, r#"{"versions": {"1": "active", "2": "active"}}"#)],
             Invalid,
@@ -156,6 +156,13 @@ fn each_fault_is_one_finding_under_the_key_that_has_to_be_changed() {
             "user_config.a.b is there twice",
             &[],
         ),
+        (
+            &[(CONFIG, r#"{"versions": {"1": "prep"}, "artifacts": {"1": {}, "2": {}, "3": {}}}"#)],
+            Suspicious,
+            CONFIG,
+            "\"artifacts\" has 2, 3, and \"versions\" has not",
+            &[],
+        ),
         (&[("clusters/slug/dev/confg", "{}")], Suspicious, "clusters/slug/dev/confg", "no key of intent", &[]),
         (&[("cluster/slug/dev/config", "{}")], Suspicious, "cluster/slug/dev/config", "no key of intent", &[]),
         (&[("nodes/web1", "{}")], Suspicious, "nodes/web1", "no key of intent", &[]),
@@ -230,6 +237,10 @@ fn a_fault_that_many_nodes_share_is_one_finding() {
 fn versions_of_valid_configs_are_asked_for_and_what_is_missing_has_the_configs_key() {
     let documents = with(&[
         ("clusters/slug/live/config", r#"{"versions": {"3": "active", "4": "active"}}"#),
+        (
+            "clusters/slug/prod/config",
+            r#"{"versions": {"5": "active"}, "artifacts": {"5": {"url": "https://elsewhere/5.tar.gz"}}}"#,
+        ),
         ("clusters/slug/test/config", "{"),
     ]);
     let versions = versions(&documents);

@@ -28,7 +28,7 @@ pub async fn ask(
     if let Repo::Directory(root) = repo {
         ensure!(fs::metadata(root).context(repo.to_string())?.is_dir(), "{repo} is not a directory");
     }
-    let client = client(|client| client.timeout(TIMEOUT))?;
+    let client = client(|client| client.timeout(TIMEOUT), None)?;
     let mut waiting = versions.iter().map(|(app, version)| repo.artifact(app, version)).enumerate();
     let mut running = JoinSet::new();
     let mut answers = versions.iter().map(|_| Err(anyhow!("it was not asked for"))).collect::<Vec<_>>();

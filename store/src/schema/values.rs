@@ -122,6 +122,8 @@ checked_string!(
     }
 );
 
+pub(super) use checked_string;
+
 impl BaseDir {
     pub fn path(&self) -> &Path {
         Path::new(&self.0)

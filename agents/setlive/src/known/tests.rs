@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs::{OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -103,6 +104,7 @@ fn app(basedir: &Path, user_config: &serde_json::Value) -> App {
         hold: false,
         active: Some("1".parse().unwrap()),
         prep: Vec::new(),
+        artifacts: BTreeMap::new(),
         min_nodes: 0,
         user_config: user_config.as_object().unwrap().clone(),
         health: None,
