@@ -25,6 +25,7 @@ mod requests;
 mod runsvdir;
 mod scratch;
 mod tree;
+mod web;
 
 pub use alone::{alone, in_namespaces};
 pub use binary::bin;
@@ -45,3 +46,4 @@ pub use repo::{Archive, Behaviour, Repo, Slug};
 pub use runsvdir::Runsvdir;
 pub use scratch::{Scratch, end_all, reap};
 pub use tree::{Content, Entry, Kind, Tree, differences, tree, tree_where, without_runits};
+pub use web::{WebAnswer, WebRequest, WebServer};
