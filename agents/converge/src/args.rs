@@ -1,5 +1,6 @@
 //! The flags that all agents have.
 
+use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -54,6 +55,13 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line
     Json,
+}
+
+impl RunArgs {
+    /// Whether somebody looks on, who would like to see how far it is.
+    pub fn is_watched(&self) -> bool {
+        self.once && !self.plan && self.log_format == LogFormat::Text && std::io::stderr().is_terminal()
+    }
 }
 
 impl Args {

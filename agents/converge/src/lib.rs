@@ -30,6 +30,7 @@ pub use args::{Args, RunArgs, node_or_default, positive_seconds};
 pub use backoff::Backoff;
 pub use glance::Glance;
 pub use group::Group;
+pub use log::keep_aside;
 
 /// For an agent's `--help`.
 pub const EXIT_STATUS: &str = "\

@@ -4,6 +4,8 @@
 //! takes, since the disk under the log is full or its reader is gone, is lost; the agent goes on.
 
 use std::fmt;
+use std::io::{self, Write};
+use std::sync::OnceLock;
 
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -19,11 +21,36 @@ use crate::args::LogFormat;
 pub(crate) fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // To complain of standard error there would be a panic.
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Stderr).log_internal_errors(false);
     match format {
         LogFormat::Text => builder.event_format(Text).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// Runs what it is given while nothing but the log is on the terminal.
+type Aside = Box<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
+
+static ASIDE: OnceLock<Aside> = OnceLock::new();
+
+/// For who draws on the terminal to which the log goes: `aside` takes away what is drawn, runs what it is given, and draws
+/// it again. Only the first one counts.
+pub fn keep_aside(aside: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) {
+    let _ = ASIDE.set(Box::new(aside));
+}
+
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let Some(aside) = ASIDE.get() else { return io::stderr().write(line) };
+        let mut written = Ok(());
+        aside(&mut || written = io::stderr().write_all(line));
+        written.map(|()| line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }
 
