@@ -140,6 +140,25 @@ pub fn is_there(status: StatusCode) -> Result<bool> {
     }
 }
 
+impl Artifact {
+    /// What is beside it, such as `slug_0.2.tar.gz.minisig`.
+    #[must_use]
+    pub fn with_suffix(&self, suffix: &str) -> Self {
+        match self {
+            Self::File(path) => {
+                let mut path = path.clone().into_os_string();
+                path.push(suffix);
+                Self::File(path.into())
+            }
+            Self::Http(url) => {
+                let mut beside = url.clone();
+                beside.set_path(&format!("{}{suffix}", url.path()));
+                Self::Http(beside)
+            }
+        }
+    }
+}
+
 impl fmt::Display for Artifact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow};
 use converge::{Agent, Glance, Host, HostPlan, Outcome, Task};
 use iptables::{Filter, PacketFilter};
-use preparer::{Preparer, Repo};
+use preparer::Preparer;
 use setlive::{Places, Setlive};
 use store::AppName;
 use store::intent::NodeIntent;
@@ -23,9 +23,9 @@ pub(crate) struct Direct {
 }
 
 impl Direct {
-    pub(crate) fn new(repo: Repo, places: &Places, filter: Option<&Filter>, host: &Host) -> Result<Self> {
+    pub(crate) fn new(preparer: Preparer, places: &Places, filter: Option<&Filter>, host: &Host) -> Result<Self> {
         Ok(Self {
-            preparer: Preparer::new(repo),
+            preparer,
             setlive: Setlive::new(places, host)?,
             filter: filter.map(|filter| PacketFilter::new(filter, host)).transpose()?,
         })

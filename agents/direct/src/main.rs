@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use converge::Source;
 use iptables::Filter;
-use preparer::Repo;
+use preparer::{Preparer, Sources};
 use setlive::Places;
 use store::{Directory, NodeName, Store};
 
@@ -38,12 +38,11 @@ struct Cli {
     #[arg(long)]
     node: Option<NodeName>,
 
-    /// Where artifacts are: file:path, http://host/path or https://host/path
-    #[arg(long, value_name = "URL", default_value = "file:test_data/repo")]
-    repo: Repo,
-
     #[command(flatten)]
     run: converge::RunArgs,
+
+    #[command(flatten)]
+    sources: Sources,
 
     #[command(flatten)]
     places: Places,
@@ -72,7 +71,7 @@ fn main() -> ExitCode {
         &cli.run,
         Source::Direct,
         || open(cli.node.as_ref(), cli.intent.as_deref()),
-        |host| Direct::new(cli.repo.clone(), &cli.places, filter, host),
+        |host| Direct::new(Preparer::new(cli.sources.clone(), cli.run.is_watched())?, &cli.places, filter, host),
     )
 }
 

@@ -6,29 +6,36 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anyhow::Result;
-use converge::{Agent, Glance, Outcome, Task, Wanted, blocking};
-use store::AppName;
-use store::intent::App;
-use store::repository::Repo;
-
 use crate::attempt::Attempt;
 use crate::decide::{Plan, decide, install_name};
 use crate::fetch::Fetcher;
 use crate::install::Installs;
+use crate::progress::Screen;
+use crate::sources::Sources;
+use anyhow::Result;
+use converge::{Agent, Glance, Outcome, Task, Wanted, blocking};
+use store::AppName;
+use store::intent::App;
 
 /// Makes every version in intent exist on the host.
 #[derive(Debug)]
 pub struct Preparer {
-    pub(crate) repo: Repo,
+    pub(crate) sources: Sources,
     pub(crate) fetcher: Fetcher,
+    pub(crate) screen: Screen,
     /// The installs that could not be made at some time: that they are tried again is no news.
     pub(crate) failed: RefCell<BTreeSet<String>>,
 }
 
 impl Preparer {
-    pub fn new(repo: Repo) -> Self {
-        Self { repo, fetcher: Fetcher::default(), failed: RefCell::default() }
+    /// Where it `is_watched`, how far artifacts are is drawn on the terminal.
+    ///
+    /// # Errors
+    /// When the flags contradict each other.
+    pub fn new(sources: Sources, is_watched: bool) -> Result<Self> {
+        sources.check()?;
+        let (fetcher, screen) = (Fetcher::new(&sources), Screen::new(is_watched));
+        Ok(Self { fetcher, screen, sources, failed: RefCell::default() })
     }
 }
 
@@ -67,8 +74,11 @@ impl Agent for Preparer {
         let at = |name: &str| installs.dir().join(name).display().to_string();
         let remove = remove.iter().map(|stage| format!("remove {}, left by an interrupted pass", at(stage)));
         let prepare = prepare.iter().map(|version| {
-            let artifact = self.repo.artifact(&app.name, version);
-            format!("fetch {artifact} and unpack it to {}", at(&install_name(&app.name, version)))
+            let place = at(&install_name(&app.name, version));
+            match self.sources.of(&app, version) {
+                Ok(source) => format!("fetch {} and unpack it to {place}", source.artifact),
+                Err(error) => format!("refuse {error:#}"),
+            }
         });
         Ok(remove.chain(prepare).collect())
     }

@@ -1,59 +1,145 @@
 //! Fetching an artifact, from a file or over HTTP, as something to read.
 //!
 //! Ensures, over HTTP: it goes from the connection through a few buffers to whoever reads, never to memory or disk as a
-//! whole; a body that stops short, stalls or is cut off is an error of the fetch, and the reader never takes it for
-//! the end; when the reader goes away the fetch ends, and when the fetch goes away the reader gets an error.
+//! whole; a body that stops short, stalls or is cut off is taken up again or an error of the fetch, and the reader never
+//! takes it for the end; when the reader goes away the fetch ends, and when the fetch goes away the reader gets an error.
+//! What the repository is told of a token or a password, no other host is told.
+
+mod access;
+mod answer;
+#[cfg(test)]
+mod broken;
+mod download;
 
 use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use bytes::{Buf, Bytes};
-use reqwest::{Client, Response, Url};
-use store::repository;
+use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, Url};
+use store::repository::{self, Repo, UrlPrefix};
 use tokio::sync::mpsc;
 
-/// To the server; also how long it may take to answer a connection that a firewall swallows.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::sources::{Origin, Sources};
+use access::Access;
 
-/// Without a single byte.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) use download::{Download, Streamed};
 
 /// Chunks between the connection and the reader; the HTTP client makes them at most a few hundred KiB each.
 const BUFFERED: usize = 8;
 
+/// Before what broke is taken up again for the first time; then twice as long each time.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const MOST_DELAY: Duration = Duration::from_secs(10);
+
 /// What all fetches of an agent share.
 #[derive(Debug)]
 pub(crate) struct Fetcher {
-    stall_timeout: Duration,
-    /// Made when it is first needed, since that reads all of the host's CA certificates.
-    client: OnceCell<Client>,
+    limits: Limits,
+    /// Whom the token or the password is for.
+    repo: Option<Url>,
+    access: Access,
+    authorities: Option<PathBuf>,
+    allowed: Vec<UrlPrefix>,
+    /// Made when they are first needed, since that reads all of the host's CA certificates.
+    to_repo: OnceCell<Client>,
+    to_others: OnceCell<Client>,
 }
 
-impl Default for Fetcher {
-    fn default() -> Self {
-        Self { stall_timeout: STALL_TIMEOUT, client: OnceCell::new() }
-    }
+#[derive(Debug, Clone)]
+struct Limits {
+    /// For a connection; also how long it may take to answer one that a firewall swallows.
+    connect: Duration,
+    /// Without a single byte.
+    stall: Duration,
+    /// For one artifact as a whole.
+    total: Duration,
+    /// In a row.
+    retries: u32,
+    /// Before the first of them.
+    delay: Duration,
 }
 
 impl Fetcher {
-    /// Asks for `url`; `None` when the server says that there is no such thing.
-    pub(crate) async fn get(&self, url: &Url) -> Result<Option<Response>> {
-        let response = self.client()?.get(url.clone()).send().await.map_err(reqwest::Error::without_url)?;
-        Ok(repository::is_there(response.status())?.then_some(response))
+    pub(crate) fn new(sources: &Sources) -> Self {
+        let limits = Limits {
+            connect: sources.connect_timeout,
+            stall: sources.stall_timeout,
+            total: sources.fetch_timeout,
+            retries: sources.fetch_retries,
+            delay: FIRST_DELAY,
+        };
+        let repo = match &sources.repo {
+            Repo::Http(url) => Some(url.clone()),
+            Repo::Directory(_) => None,
+        };
+        Self {
+            limits,
+            repo,
+            access: Access::of(sources),
+            authorities: sources.repo_ca.clone(),
+            allowed: sources.allow_url.clone(),
+            to_repo: OnceCell::new(),
+            to_others: OnceCell::new(),
+        }
     }
 
-    fn client(&self) -> Result<&Client> {
-        if let Some(client) = self.client.get() {
+    /// Asks for `url`; `None` when the server says that there is no such thing.
+    pub(crate) async fn download<'a>(&'a self, url: &'a Url, origin: Origin) -> Result<Option<Download<'a>>> {
+        Download::begin(self, url, origin).await
+    }
+
+    /// All of something of at most so many bytes.
+    pub(crate) async fn small(&self, url: &Url, origin: Origin, most: usize) -> Result<Option<Vec<u8>>> {
+        download::small(self, url, origin, most).await
+    }
+
+    fn request(&self, url: &Url, origin: Origin) -> Result<RequestBuilder> {
+        let request = self.client(origin)?.get(url.clone());
+        let to_repo = self.repo.as_ref().is_some_and(|repo| repo.origin() == url.origin());
+        // The client leaves it out again when it is redirected to another host.
+        if to_repo { self.access.apply(request) } else { Ok(request) }
+    }
+
+    fn client(&self, origin: Origin) -> Result<&Client> {
+        let (made, allowed) = match origin {
+            Origin::Repo => (&self.to_repo, None),
+            Origin::Intent => (&self.to_others, Some(&self.allowed[..])),
+        };
+        if let Some(client) = made.get() {
             return Ok(client);
         }
-        let client =
-            repository::client(|client| client.connect_timeout(CONNECT_TIMEOUT).read_timeout(self.stall_timeout), None)?;
-        Ok(self.client.get_or_init(|| client))
+        let authorities = self.authorities()?;
+        let settings = |client: ClientBuilder| {
+            let client = client.connect_timeout(self.limits.connect).read_timeout(self.limits.stall);
+            match (&authorities, origin) {
+                (None, _) => client,
+                (Some(authorities), Origin::Repo) => client.tls_certs_only(authorities.clone()),
+                // What is elsewhere has a certificate as everybody's, or is on the repository's own host.
+                (Some(authorities), Origin::Intent) => client.tls_certs_merge(authorities.clone()),
+            }
+        };
+        let client = repository::client(settings, allowed)?;
+        Ok(made.get_or_init(|| client))
     }
+
+    fn authorities(&self) -> Result<Option<Vec<Certificate>>> {
+        let Some(path) = &self.authorities else { return Ok(None) };
+        let read = || -> Result<Vec<Certificate>> {
+            let authorities = Certificate::from_pem_bundle(&fs::read(path)?)?;
+            ensure!(!authorities.is_empty(), "it holds no certificate in PEM");
+            Ok(authorities)
+        };
+        read().map(Some).with_context(|| format!("--repo-ca {}", path.display()))
+    }
+}
+
+/// Without the address, which may hold what is secret and is said elsewhere.
+fn short(error: reqwest::Error) -> Error {
+    error.without_url().into()
 }
 
 /// Opens a file; `None` when there is no such thing.
@@ -71,19 +157,6 @@ pub(crate) fn open(path: &Path) -> Result<Option<File>> {
 pub(crate) fn pipe() -> (mpsc::Sender<Bytes>, Body) {
     let (sender, chunks) = mpsc::channel(BUFFERED);
     (sender, Body { chunks, current: Bytes::new(), ended: false })
-}
-
-/// Passes the body on, to its end or until nobody reads any more.
-pub(crate) async fn pump(mut response: Response, to: mpsc::Sender<Bytes>) -> Result<()> {
-    while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
-        // An empty chunk marks the end, below.
-        if !chunk.is_empty() && to.send(chunk).await.is_err() {
-            return Ok(());
-        }
-    }
-    // Fails when nobody reads any more, which is no concern of the fetch.
-    let _ = to.send(Bytes::new()).await;
-    Ok(())
 }
 
 /// The body of an answer. Blocks: only for threads that may.
@@ -107,12 +180,23 @@ impl Read for Body {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
     use std::thread;
 
+    use clap::Parser;
+
     use super::*;
+
+    pub(crate) fn fetcher(flags: &[&str]) -> Fetcher {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            sources: Sources,
+        }
+        Fetcher::new(&Cli::try_parse_from([&["x"], flags].concat()).unwrap().sources)
+    }
 
     fn read(chunks: &'static [&[u8]]) -> io::Result<Vec<u8>> {
         let (sender, mut body) = pipe();
@@ -145,9 +229,9 @@ mod tests {
             // Until the other side has given up, and the runtime has closed its end.
             let _ = stream.read_to_end(&mut Vec::new());
         });
-        let fetcher = Fetcher { stall_timeout: Duration::from_millis(100), ..Fetcher::default() };
+        let fetcher = fetcher(&["--stall-timeout", "0.1", "--fetch-retries", "0"]);
         let (to, _body) = pipe();
-        let fetch = async { pump(fetcher.get(&url).await?.unwrap(), to).await };
+        let fetch = async { fetcher.download(&url, Origin::Repo).await?.unwrap().stream(to).await };
         format!("{:#}", fetch.await.unwrap_err())
     }
 

@@ -202,7 +202,7 @@ fn an_artifact_that_is_not_what_it_should_be_is_refused_and_leaves_nothing() {
     let before = tree(dir.path());
     let table = [names(), links(outside.to_str().unwrap()), kinds(), headers(), sparse(), wholes()];
     for Case { artifact, says } in table.into_iter().flatten() {
-        let refused = installs.install("slug_1", artifact.as_slice());
+        let refused = installs.install("slug_1", artifact.as_slice(), || Ok(()));
         let error = refused.expect_err(&format!("{says:?}"));
         let text = format!("{error:#}");
         assert!(says.iter().all(|part| text.contains(part)), "{text} does not say {says:?}");
@@ -229,7 +229,7 @@ fn a_tree_too_deep_for_any_path_leaves_nothing_either() {
         entries.extend([pax(&[("linkpath", below.as_bytes())]), symlink(&format!("l{level}"), "x")]);
     }
     entries.push(of_type(b'6', "pipe"));
-    let error = installs.install("slug_1", artifact(&entries).as_slice()).unwrap_err();
+    let error = installs.install("slug_1", artifact(&entries).as_slice(), || Ok(())).unwrap_err();
     assert!(format!("{error:#}").contains("entry \"pipe\""), "{error:#}");
     assert_eq!(fs::read_dir(installs.dir()).unwrap().count(), 0);
 }

@@ -1,7 +1,7 @@
 //! The directory of an app's installs, `<basedir>/installs`: what is in it, and how something new gets there.
 //!
 //! Ensures: an install is there whole or not at all, also after a power failure; whatever fails leaves nothing of it
-//! behind; what is there already is never touched. Assumes that what writes here holds the lock.
+//! behind, and so does what is not the right artifact; what is there already is never touched. Assumes that what writes here holds the lock.
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
@@ -54,10 +54,15 @@ impl Installs {
         remove::tree(&self.dir.join(stage))
     }
 
-    /// Makes the install `name` out of an artifact.
-    pub(crate) fn install(&self, name: &str, artifact: impl Read) -> Result<Unpacked> {
+    /// Makes the install `name` out of an artifact, of which `verify` tells, once it is read, whether it is the right one.
+    pub(crate) fn install(
+        &self,
+        name: &str,
+        artifact: impl Read,
+        verify: impl FnOnce() -> Result<()>,
+    ) -> Result<Unpacked> {
         let (stage, place) = (self.dir.join(stage_name(name)), self.dir.join(name));
-        let installed = fill(&stage, artifact).and_then(|unpacked| put(&stage, &place).map(|()| unpacked));
+        let installed = fill(&stage, artifact, verify).and_then(|unpacked| put(&stage, &place).map(|()| unpacked));
         installed.map_err(|error| match remove::tree(&stage) {
             Ok(()) => error,
             Err(left) => anyhow!("{error:#}; and what was unpacked is still there: {left:#}"),
@@ -66,11 +71,12 @@ impl Installs {
 }
 
 /// Unpacks into a new directory, and has all of it on disk.
-fn fill(stage: &Path, artifact: impl Read) -> Result<Unpacked> {
+fn fill(stage: &Path, artifact: impl Read, verify: impl FnOnce() -> Result<()>) -> Result<Unpacked> {
     // Nobody else's until it is whole.
     DirBuilder::new().mode(0o700).create(stage).with_context(|| format!("creating {}", stage.display()))?;
     let root = open_directory(stage).with_context(|| format!("opening {}", stage.display()))?;
     let unpacked = unpack(artifact, root.try_clone().context("opening it again")?)?;
+    verify()?;
     // Once for all files: an fsync of each takes many times as long.
     let sync = || fchmod(&root, Mode::from_raw_mode(0o755)).and_then(|()| syncfs(&root));
     sync().with_context(|| format!("syncing {}", stage.display()))?;

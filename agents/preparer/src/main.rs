@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use preparer::{Preparer, Repo};
+use preparer::{Preparer, Sources};
 
 /// Fetches and unpacks every version that intent names for this host.
 ///
@@ -14,12 +14,11 @@ use preparer::{Preparer, Repo};
 #[derive(Debug, Parser)]
 #[command(version, after_help = format!("{EXAMPLE}\n\n{}", converge::EXIT_STATUS))]
 struct Cli {
-    /// Where artifacts are: file:path, http://host/path or https://host/path
-    #[arg(long, value_name = "URL", default_value = "file:test_data/repo")]
-    repo: Repo,
-
     #[command(flatten)]
     common: converge::Args,
+
+    #[command(flatten)]
+    sources: Sources,
 }
 
 const EXAMPLE: &str = "\
@@ -32,5 +31,5 @@ fetches http://artifacts.example.com/slug/slug_0.2.tar.gz and makes /srv/slug/in
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    converge::main(&cli.common, |_| Ok(Preparer::new(cli.repo)))
+    converge::main(&cli.common, |_| Preparer::new(cli.sources, cli.common.run.is_watched()))
 }

@@ -4,25 +4,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use fixtures::{Host, HttpFault, HttpServer, Pass, SOON, bin, eventually, free_port, pass};
+use fixtures::{Host, HttpFault, HttpServer, Pass, SOON, eventually, free_port, pass};
 use serde_json::json;
 
-use crate::support::{copied, file, intend, names};
+use crate::support::{copied, file, intend, names, preparer};
 
-fn preparer(host: &Host, repo: &str) -> Command {
-    let mut preparer = Command::new(bin("pp-preparer"));
-    preparer.args(["--node", "web1", "--store", &host.store_url(), "--repo", repo]);
-    // A proxy that this machine may be behind is of no use on 127.0.0.1.
-    preparer.env("NO_PROXY", "*");
-    preparer
-}
-
+/// A pass that gives up at the first thing that goes wrong.
 fn once(host: &Host, repo: &str) -> Pass {
-    pass(preparer(host, repo).arg("--once"))
+    pass(preparer(host, repo).args(["--once", "--fetch-retries", "0"]))
 }
 
 /// Some 300 kB in 30 files, more than all buffers on its way hold together.
@@ -176,16 +168,22 @@ fn new_intent_overtakes_a_stalled_download_and_unrelated_intent_does_not() {
 fn redirects_are_followed_but_not_for_ever() {
     let host = Host::without_runit();
     artifact(&host, "slug", "1");
-    intend(&host, "slug", &json!({"1": "active", "2": "prep", "3": "prep"}));
+    intend(&host, "slug", &json!({"1": "active", "2": "prep", "3": "prep", "4": "prep"}));
     let server = Server::start([
         ("/slug/slug_1.tar.gz", Answer::Redirect("/elsewhere")),
         ("/elsewhere", Answer::File(fs::read(host.repo.path("slug", "1")).unwrap())),
         ("/slug/slug_2.tar.gz", Answer::Redirect("/slug/slug_2.tar.gz")),
         ("/slug/slug_3.tar.gz", Answer::Redirect("file:///etc/passwd")),
+        ("/slug/slug_4.tar.gz", Answer::Redirect("ftp://127.0.0.1/x?secret")),
     ]);
     let failed = once(&host, &server.url());
     assert!(!failed.ok && failed.log.contains("too many redirects"), "{}", failed.log);
-    assert!(failed.log.contains("/slug/slug_3.tar.gz: "), "{}", failed.log);
+    for says in [
+        "/slug/slug_3.tar.gz: the server answers 302 Found, with an address that is none of http or https",
+        "/slug/slug_4.tar.gz: error following redirect: a redirect to ftp://127.0.0.1/x, which is neither http nor https",
+    ] {
+        assert!(failed.log.contains(says), "{}", failed.log);
+    }
     assert_eq!(names(&host, "slug"), [".lock", "slug_1"]);
 }
 

@@ -1,9 +1,13 @@
 //! The whole agent, `pp-preparer`, on a host of its own.
 
 mod cost;
+mod download;
 mod gnu_tar;
 mod http;
 mod interrupted;
 mod limits;
 mod prepare;
+mod progress;
 mod support;
+mod tls;
+mod verify;

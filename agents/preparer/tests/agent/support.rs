@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use fixtures::{Archive, Host, Pass, Tree, pass, tree};
+use fixtures::{Archive, Host, Pass, Tree, bin, pass, tree};
 use serde_json::{Value, json};
 use tar::Header;
 
@@ -12,6 +13,15 @@ pub(crate) fn intend(host: &Host, app: &str, versions: &Value) {
     host.deploy_config_as(app, json!({}));
     host.put(&format!("clusters/{app}/dev/config"), &json!({"versions": versions}));
     host.put(&format!("nodes/web1/{app}"), &json!({"cluster": "dev"}));
+}
+
+/// A `pp-preparer` that fetches from another repository than the host's.
+pub(crate) fn preparer(host: &Host, repo: &str) -> Command {
+    let mut preparer = Command::new(bin("pp-preparer"));
+    preparer.args(["--node", "web1", "--store", &host.store_url(), "--repo", repo]);
+    // A proxy that this machine may be behind is of no use on 127.0.0.1.
+    preparer.env("NO_PROXY", "*");
+    preparer
 }
 
 pub(crate) fn once(host: &Host) -> Pass {
