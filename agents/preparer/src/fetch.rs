@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, ensure};
 use bytes::{Buf, Bytes};
+use reqwest::header::ACCEPT_ENCODING;
 use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, Url};
 use store::repository::{self, Repo, UrlPrefix};
 use tokio::sync::mpsc;
@@ -98,7 +99,8 @@ impl Fetcher {
     }
 
     fn request(&self, url: &Url, origin: Origin) -> Result<RequestBuilder> {
-        let request = self.client(origin)?.get(url.clone());
+        // What a part is a part of is the artifact, not what somebody on the way makes of it.
+        let request = self.client(origin)?.get(url.clone()).header(ACCEPT_ENCODING, "identity");
         let to_repo = self.repo.as_ref().is_some_and(|repo| repo.origin() == url.origin());
         // The client leaves it out again when it is redirected to another host.
         if to_repo { self.access.apply(request) } else { Ok(request) }

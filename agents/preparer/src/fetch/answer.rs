@@ -32,8 +32,8 @@ pub(super) struct Have<'a> {
 pub(super) enum Answer {
     /// From its first byte on.
     Whole(Representation),
-    /// From where we are; and the length of all of it, if the server says it.
-    Rest(Option<u64>),
+    /// From where we are, of something that has this length as a whole.
+    Rest(u64),
     /// The same from its first byte on: what came already is to be skipped.
     Again,
     /// Something else from its first byte on.
@@ -134,7 +134,11 @@ fn part(headers: &HeaderMap, have: Have<'_>) -> Result<Answer, Trouble> {
     if number(headers.get(CONTENT_LENGTH)).is_some_and(|length| length != range.length) {
         return Err(lie("a Content-Length that is not that of its Content-Range"));
     }
-    Ok(Answer::Rest(range.total))
+    match range.total.or(have.of.length) {
+        Some(length) => Ok(Answer::Rest(length)),
+        // Whether there is more behind this part cannot be known.
+        None => Ok(Answer::Changed),
+    }
 }
 
 fn lie(what: &str) -> Trouble {
@@ -266,8 +270,15 @@ mod tests {
         }
         let by_date = Validator::LastModified(headers(EARLIER).get(LAST_MODIFIED).unwrap().clone());
         let of = Representation { validator: Some(by_date), length: None };
-        for (lines, means) in [("", "Rest"), (EARLIER, "Rest"), (LATER, "Changed")] {
-            let lines = format!("Content-Range: bytes 4-9/10\n{lines}");
+        let table = [
+            ("10", "", "Rest"),
+            ("10", EARLIER, "Rest"),
+            ("10", LATER, "Changed"),
+            // Of a length that nobody ever said.
+            ("*", EARLIER, "Changed"),
+        ];
+        for (total, lines, means) in table {
+            let lines = format!("Content-Range: bytes 4-9/{total}\n{lines}");
             assert_eq!(answer(206, &lines, Some(Have { came: 4, of: &of })), means, "{lines}");
         }
         let of = Representation::default();

@@ -13,9 +13,9 @@ use super::tests::fetcher;
 use super::{Fetcher, Streamed};
 use crate::sources::Origin;
 
-/// As many as it takes: time is what limits a download here.
-fn patient() -> Fetcher {
-    let mut fetcher = fetcher(&["--stall-timeout", "0.05", "--fetch-retries", "3", "--fetch-timeout", "20"]);
+/// One that soon tries again.
+fn eager(stall_timeout: &str) -> Fetcher {
+    let mut fetcher = fetcher(&["--stall-timeout", stall_timeout, "--fetch-retries", "3", "--fetch-timeout", "20"]);
     fetcher.limits.delay = Duration::from_micros(100);
     fetcher
 }
@@ -85,7 +85,7 @@ async fn whatever_a_server_does_what_comes_is_one_whole_artifact_or_an_error() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let fetcher = patient();
+    let fetcher = eager("0.05");
     let (mut whole, mut failed, mut requests) = (0, 0, 0);
     for round in 0..300 {
         let files = (0..3).map(|_| content(&mut random)).collect::<Vec<_>>();
@@ -116,7 +116,7 @@ async fn a_download_that_is_cut_anywhere_is_taken_up_there() {
     let file = (0..5000_u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>();
     let served = file.clone();
     let server = WebServer::start(move |request| WebAnswer::file(request, &served, "\"a\"").cut(3001));
-    assert_eq!(download(&patient(), &server).await, Ok(Some(file)));
+    assert_eq!(download(&eager("10"), &server).await, Ok(Some(file)));
     let asked = server.requests().iter().map(|request| request.header("range").map(str::to_owned)).collect::<Vec<_>>();
     let from = |at: &str| Some(format!("bytes={at}-"));
     let expected = [None, from("3001"), from("6002"), from("9003"), from("12004"), from("15005"), from("18006")];
@@ -133,7 +133,7 @@ async fn the_date_of_the_last_change_will_do_where_there_is_no_etag() {
         let answer = WebAnswer::file(request, &served, modified).without("ETag");
         answer.with("Last-Modified", modified).with("Date", date).cut(6000)
     });
-    assert_eq!(download(&patient(), &server).await, Ok(Some(file)));
+    assert_eq!(download(&eager("10"), &server).await, Ok(Some(file)));
     assert_eq!(server.requests()[1].header("if-range"), Some(modified));
     assert_eq!(server.requests().len(), 2);
 }
@@ -147,7 +147,7 @@ async fn what_a_server_cannot_resume_is_started_over_and_not_for_ever() {
             let answer = WebAnswer::file(request, &served, "").without("ETag");
             if request.nth < good_from { answer.cut(6000) } else { answer }
         });
-        match download(&patient(), &server).await {
+        match download(&eager("10"), &server).await {
             Ok(found) => assert!(ends_well && found.as_ref() == Some(&file)),
             Err(error) => assert!(!ends_well && error.contains("cannot resume it"), "{error}"),
         }
@@ -163,17 +163,17 @@ async fn a_server_that_ignores_what_part_it_is_asked_for_sends_it_all_and_we_ski
         let all = WebRequest { headers: [].into(), ..request.clone() };
         WebAnswer::file(&all, &served, "\"a\"").cut(7000 * (request.nth + 1))
     });
-    assert_eq!(download(&patient(), &server).await, Ok(Some(file)));
+    assert_eq!(download(&eager("10"), &server).await, Ok(Some(file)));
     assert_eq!(server.requests().len(), 3);
 }
 
 #[tokio::test]
 async fn a_server_that_stays_away_or_trickles_is_given_up() {
     let server = WebServer::start(|_| WebAnswer::status(503));
-    assert_eq!(download(&patient(), &server).await.unwrap_err(), "the server answers 503 Service Unavailable");
+    assert_eq!(download(&eager("10"), &server).await.unwrap_err(), "the server answers 503 Service Unavailable");
     assert_eq!(server.requests().len(), 4, "one and three retries");
     let server = WebServer::start(|request| WebAnswer::file(request, &[b'x'; 10_000], "\"a\"").cut(1));
-    let mut hurried = patient();
+    let mut hurried = eager("10");
     hurried.limits.total = Duration::from_millis(200);
     let error = download(&hurried, &server).await.unwrap_err();
     assert_eq!(error, "not fetched within 0.2 s, as --fetch-timeout has it");
@@ -181,7 +181,7 @@ async fn a_server_that_stays_away_or_trickles_is_given_up() {
 
 #[tokio::test]
 async fn what_is_small_is_read_whole_or_refused() {
-    let fetcher = patient();
+    let fetcher = eager("10");
     let server = WebServer::start(|request| match request.path.as_str() {
         "/cut" => WebAnswer::file(request, b"0123456789", "\"a\"").cut(4),
         "/none" => WebAnswer::status(404),

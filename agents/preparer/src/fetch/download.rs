@@ -136,7 +136,7 @@ impl<'a> Download<'a> {
             Answer::Other(now) => return self.change(now, Some(response)),
             Answer::Whole(now) => (self.of, self.skip) = (now, 0),
             Answer::Again => self.skip = self.came,
-            Answer::Rest(total) => (self.of.length, self.skip) = (self.of.length.or(total), 0),
+            Answer::Rest(length) => (self.of.length, self.skip) = (Some(length), 0),
         }
         self.response = Some(response);
         Ok(Step::Asked)

@@ -80,9 +80,16 @@ fn a_repository_of_a_private_authority_is_trusted_by_its_certificate_alone() {
         assert!(!failed.ok && failed.log.contains(says), "{says}: {}", failed.log);
         assert_eq!(names(&host, "slug"), [".lock"]);
     }
-    let pass = pass(preparer(&host, &server.url()).args(flags(ca.to_str().unwrap())));
-    assert!(pass.ok, "{}", pass.log);
+    let good = pass(preparer(&host, &server.url()).args(flags(ca.to_str().unwrap())));
+    assert!(good.ok, "{}", good.log);
     assert_eq!(names(&host, "slug"), [".lock", "slug_1"]);
+    // What intent names may be on that server, too, or on any other.
+    let artifacts = json!({"2": {"url": server.url() + "a/2.tar.gz"}});
+    host.put("clusters/slug/dev/config", &json!({"versions": {"2": "active"}, "artifacts": artifacts}));
+    let mut preparer = preparer(&host, &server.url());
+    let good = pass(preparer.args(flags(ca.to_str().unwrap())).args(["--allow-url", &server.url()]));
+    assert!(good.ok, "{}", good.log);
+    assert_eq!(names(&host, "slug"), [".lock", "slug_1", "slug_2"]);
 }
 
 #[test]
