@@ -94,7 +94,7 @@ impl Attempt<'_> {
         let expected = Arc::new(Expected { sha256: source.sha256.clone(), signed });
         let making = Making { name: install_name(&app.name, version), expected, progress };
         match &source.artifact {
-            Artifact::File(path) => self.read_file(&making, path.clone()).await,
+            Artifact::File(path) => self.read_file(&making, path.clone(), overtaken).await,
             Artifact::Http(url) => self.download(&making, url, source.origin, overtaken).await,
         }
     }
@@ -117,10 +117,22 @@ impl Attempt<'_> {
         }
     }
 
-    async fn read_file(&self, making: &Making, path: PathBuf) -> Result<Fetched> {
+    async fn read_file(
+        &self,
+        making: &Making,
+        path: PathBuf,
+        overtaken: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Fetched> {
         let Some(file) = blocking(move || fetch::open(&path)).await? else { return Ok(Fetched::Missing) };
         self.begin(making, Some(file.metadata()?.len())).await?;
-        self.install(making, file).await.map(Fetched::Installed)
+        let mut installing = pin!(self.install(making, file));
+        tokio::select! {
+            installed = &mut installing => installed.map(Fetched::Installed),
+            () = overtaken => {
+                making.progress.stop();
+                Ok(installing.await.map_or(Fetched::Overtaken, Fetched::Installed))
+            }
+        }
     }
 
     async fn download(

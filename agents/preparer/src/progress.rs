@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -30,6 +30,7 @@ pub(crate) struct Progress {
     came: Arc<AtomicU64>,
     /// 0 while nobody knows.
     of: Arc<AtomicU64>,
+    stopped: Arc<AtomicBool>,
 }
 
 impl Screen {
@@ -83,6 +84,15 @@ impl Progress {
 
     pub(crate) fn add(&self, bytes: usize) {
         self.came.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Whoever reads it is to give up.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 
     async fn log(&self, app: &AppName, name: &str) -> Infallible {

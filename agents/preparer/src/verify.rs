@@ -72,6 +72,9 @@ struct Reader<'r, 'a, R>(&'r Checked<'a, R>);
 impl<R: Read> Read for Reader<'_, '_, R> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let mut reading = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if reading.progress.is_stopped() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the fetch was stopped"));
+        }
         let length = reading.artifact.read(to)?;
         let read = &to[..length];
         reading.progress.add(length);

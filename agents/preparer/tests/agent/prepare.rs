@@ -139,6 +139,28 @@ fn a_watching_agent_follows_intent_and_tries_again_until_the_artifact_is_there()
 }
 
 #[test]
+fn new_intent_overtakes_the_unpacking_of_a_file() {
+    let host = host(&["2"]);
+    host.repo.artifact("slug", "1", |archive| {
+        for n in 0..100_000 {
+            file(archive, &format!("d{}/f{n}", n % 100), b"x");
+        }
+    });
+    intend(&host, "slug", &json!({"1": "active"}));
+    let agent = host.watch(host.preparer());
+    let stage = host.path("srv/slug/installs/.stage-slug_1/d0");
+    eventually("it is being unpacked", SOON, || stage.exists().then_some(()));
+    // The same version of another artifact is another thing, too.
+    let artifacts = json!({"1": {"sha256": "0".repeat(64)}});
+    host.put("clusters/slug/dev/config", &json!({"versions": {"1": "active", "2": "prep"}, "artifacts": artifacts}));
+    agent.says("slug: Gave up preparing slug_1: intent has changed");
+    intend(&host, "slug", &json!({"2": "active"}));
+    agent.says("slug: Prepared slug_2 in ");
+    eventually("only version 2 is left", SOON, || (names(&host, "slug") == [".lock", "slug_2"]).then_some(()));
+    agent.stop();
+}
+
+#[test]
 fn what_an_interrupted_pass_left_behind_is_removed_also_when_nothing_is_missing() {
     let host = host(&["1"]);
     intend(&host, "slug", &json!({"1": "active"}));
