@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::document::{Documents, Prefix, Token, look_up};
 use crate::name::{AppName, ClusterName, NodeName, Version};
 use crate::schema::{
-    ArtifactSpec, BaseDir, Config, DeployConfig, Health, IntentKey, NodeDocument, Parse, Port, Seconds, Status,
+    ArtifactSpec, BaseDir, Config, DeployConfig, Health, IntentKey, Limits, NodeDocument, Parse, Port, Seconds, Status,
     UserName, cluster_prefix, is_reality, node_prefix,
 };
 use crate::{Document, Store};
@@ -45,6 +45,9 @@ pub struct App {
     pub basedir: BaseDir,
     pub runas: Option<UserName>,
     pub ports: Vec<Port>,
+    /// Whether files of an artifact keep their set-user-ID and set-group-ID bits.
+    pub allow_setuid: bool,
+    pub limits: Limits,
 }
 
 impl App {
@@ -264,6 +267,8 @@ fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Docu
         basedir: deploy.basedir,
         runas: deploy.runas,
         ports: deploy.ports,
+        allow_setuid: deploy.allow_setuid,
+        limits: deploy.limits,
     })
 }
 

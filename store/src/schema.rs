@@ -7,6 +7,7 @@ mod artifact;
 mod values;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 use anyhow::{Result, bail, ensure};
 use serde::de::DeserializeOwned;
@@ -256,6 +257,34 @@ pub struct DeployConfig {
     pub runas: Option<UserName>,
     #[serde(default)]
     pub ports: Vec<Port>,
+    /// Files of the artifact keep a set-user-ID or set-group-ID bit: an install is root's, so that they run as root.
+    #[serde(default)]
+    pub allow_setuid: bool,
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// What an artifact may hold at the most. The defaults leave room for every honest one, and keep a hostile one from
+/// filling the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, expecting = "a JSON object")]
+pub struct Limits {
+    /// Files, directories and links.
+    pub entries: NonZeroU64,
+    /// Of all files together, unpacked.
+    pub total_bytes: NonZeroU64,
+    /// Of one file, unpacked.
+    pub file_bytes: NonZeroU64,
+    /// Unpacked bytes for each compressed one, beyond the first few MiB: what is small may well be all zeros.
+    pub ratio: NonZeroU64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const GIB: u64 = 1 << 30;
+        let limit = |number| NonZeroU64::new(number).expect("it is not zero");
+        Self { entries: limit(1_000_000), total_bytes: limit(16 * GIB), file_bytes: limit(8 * GIB), ratio: limit(1000) }
+    }
 }
 
 /// Documents that are parsed from the bytes that a store holds.
@@ -370,11 +399,24 @@ mod tests {
         assert!(matches!(health.check, Check::Http(http) if http.port.get() == 80));
         let deploy = DeployConfig::parse(
             br#"{"basedir": "/srv/a b", "runas": "www-data",
-                 "ports": [53, {"port": 53, "protocol": "udp", "source": "10.0.0.0/8"}, {"port": 1, "source": "fd00::/8"}]}"#,
+                 "ports": [53, {"port": 53, "protocol": "udp", "source": "10.0.0.0/8"}, {"port": 1, "source": "fd00::/8"}],
+                 "allow_setuid": true, "limits": {"entries": 10, "ratio": 2000}}"#,
         )
         .unwrap();
         assert_eq!(deploy.ports[1].source.unwrap().to_string(), "10.0.0.0/8");
         assert_eq!(deploy.ports[1].protocol, Protocol::Udp);
+        assert!(deploy.allow_setuid);
+        assert_eq!((deploy.limits.entries.get(), deploy.limits.ratio.get()), (10, 2000));
+        assert_eq!(deploy.limits.total_bytes, Limits::default().total_bytes);
+    }
+
+    #[test]
+    fn without_a_word_about_it_nothing_is_set_user_id_and_artifacts_have_limits() {
+        let deploy = DeployConfig::parse(br#"{"basedir": "/srv/a"}"#).unwrap();
+        let Limits { entries, total_bytes, file_bytes, ratio } = deploy.limits;
+        assert!(!deploy.allow_setuid);
+        let limits = [entries, total_bytes, file_bytes, ratio].map(NonZeroU64::get);
+        assert_eq!(limits, [1_000_000, 17_179_869_184, 8_589_934_592, 1000]);
     }
 
     #[test]
@@ -427,6 +469,12 @@ mod tests {
                 "ports[0]: invalid type: string \"80\", expected a port's number",
             ),
             (DEPLOY, r#"{"basedir": "/a", "ports": [{"port": 1, "source": "10.1.2.3/8"}]}"#, r#"write "10.0.0.0/8""#),
+            (DEPLOY, r#"{"basedir": "/a", "allow_setuid": "no"}"#, "allow_setuid: invalid type"),
+            (DEPLOY, r#"{"basedir": "/a", "limits": 3}"#, "limits: invalid type: integer `3`, expected a JSON object"),
+            (DEPLOY, r#"{"basedir": "/a", "limits": {"entries": 0}}"#, "limits.entries: invalid value: integer `0`"),
+            (DEPLOY, r#"{"basedir": "/a", "limits": {"ratio": -1}}"#, "limits.ratio: invalid value: integer `-1`"),
+            (DEPLOY, r#"{"basedir": "/a", "limits": {"file_bytes": 0.5}}"#, "limits.file_bytes: invalid type"),
+            (DEPLOY, r#"{"basedir": "/a", "limits": {"total_bytes": "8G"}}"#, "limits.total_bytes: invalid type"),
         ] {
             let reason = reason(key, document);
             assert!(reason.contains(says), "{document}: {reason}");
@@ -471,6 +519,10 @@ mod tests {
         // It would be open to the world.
         let ports = r#"[80, {"port": 53, "sources": "10.0.0.0/8"}]"#;
         assert_eq!(check(DEPLOY, &format!(r#"{{"basedir": "/a", "ports": {ports}}}"#)), ["ports[1].sources"]);
+        assert_eq!(check(DEPLOY, r#"{"basedir": "/a", "limits": {"total_byte": 1}}"#), ["limits.total_byte"]);
+        let limits = r#"{"entries": 1, "total_bytes": 1, "file_bytes": 1, "ratio": 1}"#;
+        let all = format!(r#"{{"basedir": "/a", "runas": "www", "allow_setuid": true, "limits": {limits}}}"#);
+        assert_eq!(check(DEPLOY, &all), [""; 0]);
     }
 
     #[test]

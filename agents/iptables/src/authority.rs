@@ -234,6 +234,8 @@ mod tests {
             basedir: "/srv/slug".to_owned().try_into().unwrap(),
             runas: None,
             ports: Vec::new(),
+            allow_setuid: false,
+            limits: store::schema::Limits::default(),
         };
         let us = Us { node: "web1".parse().unwrap(), source: converge::Source::Store, adopt: false };
         let decide = |there: Option<&Definition>| {

@@ -11,6 +11,7 @@ use converge::{Host, Outcome, Source, Task, Wanted, blocking};
 use store::AppName;
 use store::intent::App;
 use store::lease::Leases;
+use store::schema::Limits;
 use tracing::{debug, info, warn};
 
 use crate::decide::Decision;
@@ -344,9 +345,17 @@ pub(crate) async fn changed(task: &mut Task, wanted: &Wanted) {
     }
 }
 
-/// Whether two intents are the same for what runs: neither ports nor versions that are only to be prepared matter.
+/// Whether two intents are the same for what runs: neither ports matter, nor what is only to be prepared, nor how.
 fn same(one: &Wanted, other: &Wanted) -> bool {
-    let run = |app: &App| App { prep: Vec::new(), ports: Vec::new(), min_nodes: 0, ..app.clone() };
+    let limits = Limits::default();
+    let run = |app: &App| App {
+        prep: Vec::new(),
+        ports: Vec::new(),
+        min_nodes: 0,
+        allow_setuid: false,
+        limits,
+        ..app.clone()
+    };
     match (one, other) {
         (Wanted::App(one), Wanted::App(other)) => run(one) == run(other),
         (one, other) => one == other,

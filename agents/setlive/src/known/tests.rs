@@ -112,6 +112,8 @@ fn app(basedir: &Path, user_config: &serde_json::Value) -> App {
         basedir: basedir.to_str().unwrap().to_owned().try_into().unwrap(),
         runas: None,
         ports: Vec::new(),
+        allow_setuid: false,
+        limits: store::schema::Limits::default(),
     }
 }
 
@@ -219,7 +221,8 @@ fn what_is_wanted_otherwise_or_by_another_is_looked_at_in_full() {
         live.site().knows(&Arc::new(app))
     };
     assert!(wanted(&|_| {}));
-    assert!(wanted(&|app| app.min_nodes = 3), "nor does it for what nothing here depends on");
+    let unneeded = |app: &mut App| (app.min_nodes, app.allow_setuid) = (3, true);
+    assert!(wanted(&unneeded), "nor does it for what nothing here depends on");
     let [stop, config] =
         ["5.5", r#"{"port": 81}"#].map(|text| serde_json::from_str::<serde_json::Value>(text).unwrap());
     assert!(!wanted(&|app| app.timeouts.stop = stop.as_f64().unwrap().try_into().unwrap()));
