@@ -12,7 +12,7 @@ use crate::install::Installs;
 use crate::unpack::build::{
     about_next, artifact, directory, entry, file, gzip, hard_link, header, of_type, pax, record, symlink,
 };
-use crate::unpack::unpack;
+use crate::unpack::{Allowed, unpack};
 
 struct Case {
     artifact: Vec<u8>,
@@ -118,7 +118,7 @@ fn headers() -> Vec<Case> {
         case(&with(|header| header.as_old_mut().mode = *b"99999999"), &["entry \"bad\"", "malformed mode"]),
         case(&with(|header| header.as_old_mut().size = *b"zzzzzzzzzzzz"), &["entry \"bad\"", "malformed size"]),
         case(&with(|header| header.as_old_mut().size = [0xff; 12]), &["entry \"bad\"", "impossible size"]),
-        case(&with(|header| header.set_size(1 << 60)), &["entry \"bad\"", "unexpected end"]),
+        case(&with(|header| header.set_size(1 << 32)), &["entry \"bad\"", "unexpected end"]),
         case(&[pax(&[("size", b"-1")]), file("a", b"")], &["at its start", "malformed size"]),
         case(&[pax(&[("size", b"18446744073709551615")]), file("a", b"")], &["entry \"a\"", "impossible size"]),
         case(&[pax(&[("mtime", b"soon")]), file("a", b"")], &["malformed time"]),
@@ -129,7 +129,9 @@ fn headers() -> Vec<Case> {
         case(&[about_next(b'x', &many), file("a", b"")], &["longer than 1048576 bytes"]),
         case(&[about_next(b'L', &[b'a'; 5000]), file("a", b"")], &["longer than 4097 bytes"]),
         case(&[about_next(b'g', &record("path", b"a")), file("b", b"")], &["global pax header with path"]),
-        case(&[pax(&[("GNU.sparse.major", b"1")]), file("a", b"")], &["sparse file in pax format"]),
+        case(&[pax(&[("GNU.sparse.major", b"2")]), file("a", b"")], &["of an unknown version"]),
+        case(&[pax(&[("GNU.sparse.offset", b"0"), ("GNU.sparse.offset", b"0")])], &["an offset without a length"]),
+        case(&[pax(&[("GNU.sparse.map", b"1,x")])], &["not a number"]),
         case(&[pax(&[("path", b"a")])], &["between the two halves"]),
     ]
 }
@@ -146,7 +148,20 @@ fn sparse() -> Vec<Case> {
         }
         case(&[entry(header, content)], &["entry \"sparse\"", "malformed map"])
     };
+    let pax_map = |records: &[(&str, &[u8])], content: &[u8]| {
+        case(&[pax(records), file("sparse", content)], &["entry \"sparse\"", "malformed map"])
+    };
+    let in_content: &[(&str, &[u8])] = &[("GNU.sparse.major", b"1"), ("GNU.sparse.realsize", b"9")];
     vec![
+        pax_map(&[("GNU.sparse.map", b"0,1")], b"x"),
+        pax_map(&[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"0")], b"x"),
+        pax_map(&[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"8,2")], b"xx"),
+        pax_map(&[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"0,1")], b"xx"),
+        pax_map(in_content, b""),
+        pax_map(in_content, b"99999999999999999999999999"),
+        pax_map(in_content, b"1\n0\n"),
+        pax_map(in_content, b"1\n0\n1\nx"),
+        pax_map(in_content, &[b"18446744073709551615\n", &[b'0', b'\n'].repeat(600)[..]].concat()),
         map(&[(0, 512), (256, 512)], 2048, &[b'x'; 1024]),
         map(&[(0, 100), (512, 100)], 2048, &[b'x'; 200]),
         map(&[(0, 512)], 2048, &[b'x'; 1024]),
@@ -167,10 +182,11 @@ fn wholes() -> Vec<Case> {
     let mut length = whole.clone();
     *length.last_mut().unwrap() ^= 1;
     vec![
-        of(Vec::new(), &["at its start", "reading the artifact"]),
-        of(b"not gzip at all".to_vec(), &["at its start", "invalid gzip header"]),
-        of(plain.clone(), &["at its start", "invalid gzip header"]),
-        of(b"<html>404</html>".to_vec(), &["invalid gzip header"]),
+        of(Vec::new(), &["at its start", "without the mark of an archive's end"]),
+        of(b"neither".to_vec(), &["at its start, where a tar archive is expected, or one in gzip or zstd"]),
+        of(b"<html>404</html>".repeat(100), &["at its start", "checksum is wrong"]),
+        of(plain[..700].to_vec(), &["entry \"a\"", "unexpected end"]),
+        of([0x28, 0xb5, 0x2f, 0xfd].to_vec(), &["at its start", "as zstd"]),
         of(crc, &["after entry \"a\"", "checksum"]),
         of(length, &["after entry \"a\"", "checksum"]),
         of(whole[..whole.len() - 1].to_vec(), &["after entry \"a\"", "reading the artifact"]),
@@ -202,7 +218,7 @@ fn an_artifact_that_is_not_what_it_should_be_is_refused_and_leaves_nothing() {
     let before = tree(dir.path());
     let table = [names(), links(outside.to_str().unwrap()), kinds(), headers(), sparse(), wholes()];
     for Case { artifact, says } in table.into_iter().flatten() {
-        let refused = installs.install("slug_1", artifact.as_slice(), || Ok(()));
+        let refused = installs.install("slug_1", artifact.as_slice(), &Allowed::default(), || Ok(()));
         let error = refused.expect_err(&format!("{says:?}"));
         let text = format!("{error:#}");
         assert!(says.iter().all(|part| text.contains(part)), "{text} does not say {says:?}");
@@ -229,7 +245,7 @@ fn a_tree_too_deep_for_any_path_leaves_nothing_either() {
         entries.extend([pax(&[("linkpath", below.as_bytes())]), symlink(&format!("l{level}"), "x")]);
     }
     entries.push(of_type(b'6', "pipe"));
-    let error = installs.install("slug_1", artifact(&entries).as_slice(), || Ok(())).unwrap_err();
+    let error = installs.install("slug_1", artifact(&entries).as_slice(), &Allowed::default(), || Ok(())).unwrap_err();
     assert!(format!("{error:#}").contains("entry \"pipe\""), "{error:#}");
     assert_eq!(fs::read_dir(installs.dir()).unwrap().count(), 0);
 }
@@ -280,7 +296,9 @@ fn whatever_entries_follow_each_other_nothing_outside_is_touched() {
         random.shuffle(&mut entries);
         entries.truncate(random.usize(1..12));
         fs::create_dir(&stage).unwrap();
-        whole += u32::from(unpack(artifact(&entries).as_slice(), fs::File::open(&stage).unwrap().into()).is_ok());
+        whole += u32::from(
+            unpack(artifact(&entries).as_slice(), fs::File::open(&stage).unwrap().into(), &Allowed::default()).is_ok(),
+        );
         crate::remove::tree(&stage).unwrap();
         assert_eq!(differences(&before, &tree(&outside)), [""; 0], "round {round}");
         assert_eq!(fs::metadata(outside.join("secret")).unwrap().nlink(), 1, "round {round}");
@@ -316,6 +334,6 @@ fn an_archive_with_any_bytes_changed_is_unpacked_or_refused() {
         }
         plain.truncate(if random.bool() { plain.len() } else { random.usize(..plain.len()) });
         let dir = tempfile::tempdir().unwrap();
-        let _ = unpack(gzip(&plain).as_slice(), fs::File::open(dir.path()).unwrap().into());
+        let _ = unpack(gzip(&plain).as_slice(), fs::File::open(dir.path()).unwrap().into(), &Allowed::default());
     }
 }

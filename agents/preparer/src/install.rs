@@ -16,7 +16,7 @@ use store::intent::App;
 
 use crate::decide::{Names, stage_name};
 use crate::remove;
-use crate::unpack::{Unpacked, unpack};
+use crate::unpack::{Allowed, Unpacked, unpack};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Installs {
@@ -58,11 +58,13 @@ impl Installs {
     pub(crate) fn install(
         &self,
         name: &str,
-        artifact: impl Read,
+        artifact: impl Read + Send,
+        allowed: &Allowed,
         verify: impl FnOnce() -> Result<()>,
     ) -> Result<Unpacked> {
         let (stage, place) = (self.dir.join(stage_name(name)), self.dir.join(name));
-        let installed = fill(&stage, artifact, verify).and_then(|unpacked| put(&stage, &place).map(|()| unpacked));
+        let filled = fill(&stage, artifact, allowed, verify);
+        let installed = filled.and_then(|unpacked| put(&stage, &place).map(|()| unpacked));
         installed.map_err(|error| match remove::tree(&stage) {
             Ok(()) => error,
             Err(left) => anyhow!("{error:#}; and what was unpacked is still there: {left:#}"),
@@ -71,11 +73,16 @@ impl Installs {
 }
 
 /// Unpacks into a new directory, and has all of it on disk.
-fn fill(stage: &Path, artifact: impl Read, verify: impl FnOnce() -> Result<()>) -> Result<Unpacked> {
+fn fill(
+    stage: &Path,
+    artifact: impl Read + Send,
+    allowed: &Allowed,
+    verify: impl FnOnce() -> Result<()>,
+) -> Result<Unpacked> {
     // Nobody else's until it is whole.
     DirBuilder::new().mode(0o700).create(stage).with_context(|| format!("creating {}", stage.display()))?;
     let root = open_directory(stage).with_context(|| format!("opening {}", stage.display()))?;
-    let unpacked = unpack(artifact, root.try_clone().context("opening it again")?)?;
+    let unpacked = unpack(artifact, root.try_clone().context("opening it again")?, allowed)?;
     verify()?;
     // Once for all files: an fsync of each takes many times as long.
     let sync = || fchmod(&root, Mode::from_raw_mode(0o755)).and_then(|()| syncfs(&root));

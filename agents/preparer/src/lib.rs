@@ -26,4 +26,4 @@ mod verify;
 
 pub use agent::Preparer;
 pub use sources::Sources;
-pub use unpack::{Unpacked, unpack};
+pub use unpack::{Allowed, Unpacked, unpack};

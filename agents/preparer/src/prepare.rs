@@ -22,7 +22,7 @@ use crate::fetch::{self, Streamed};
 use crate::progress::{Progress, size};
 use crate::sources::{Origin, Source};
 use crate::space;
-use crate::unpack::Unpacked;
+use crate::unpack::{Allowed, Unpacked};
 use crate::verify::{Checked, Expected, Signed, trusted};
 
 /// Longer than any signature with its comments.
@@ -40,6 +40,7 @@ enum Fetched {
 struct Making {
     name: String,
     expected: Arc<Expected>,
+    allowed: Allowed,
     progress: Progress,
 }
 
@@ -92,7 +93,8 @@ impl Attempt<'_> {
             () = &mut overtaken => return Ok(Fetched::Overtaken),
         };
         let expected = Arc::new(Expected { sha256: source.sha256.clone(), signed });
-        let making = Making { name: install_name(&app.name, version), expected, progress };
+        let allowed = Allowed { limits: app.limits, setuid: app.allow_setuid };
+        let making = Making { name: install_name(&app.name, version), expected, allowed, progress };
         match &source.artifact {
             Artifact::File(path) => self.read_file(&making, path.clone(), overtaken).await,
             Artifact::Http(url) => self.download(&making, url, source.origin, overtaken).await,
@@ -174,11 +176,11 @@ impl Attempt<'_> {
     }
 
     async fn install(&self, making: &Making, artifact: impl Read + Send + 'static) -> Result<Unpacked> {
-        let Making { name, expected, progress } = making;
-        let (name, expected, progress) = (name.clone(), Arc::clone(expected), progress.clone());
+        let Making { name, expected, allowed, progress } = making;
+        let (name, expected, allowed, progress) = (name.clone(), Arc::clone(expected), *allowed, progress.clone());
         self.blocking(move |installs| {
             let checked = Checked::new(&expected, artifact, progress)?;
-            let installed = installs.install(&name, checked.reader(), || checked.verify());
+            let installed = installs.install(&name, checked.reader(), &allowed, || checked.verify());
             installed.map_err(|error| space::explain(error, installs.dir()))
         })
         .await

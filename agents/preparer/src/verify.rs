@@ -35,7 +35,7 @@ struct Reading<'a, R> {
     signature: Option<StreamVerifier<'a>>,
 }
 
-impl<'a, R: Read> Checked<'a, R> {
+impl<'a, R: Read + Send> Checked<'a, R> {
     pub(crate) fn new(expected: &'a Expected, artifact: R, progress: Progress) -> Result<Self> {
         let Expected { sha256, signed } = expected;
         let sha256 = sha256.as_ref().map(|expected| (Sha256::new(), expected));
@@ -43,7 +43,7 @@ impl<'a, R: Read> Checked<'a, R> {
         Ok(Self(Mutex::new(Reading { artifact, progress, sha256, signature })))
     }
 
-    pub(crate) fn reader(&self) -> impl Read {
+    pub(crate) fn reader(&self) -> impl Read + Send {
         Reader(self)
     }
 

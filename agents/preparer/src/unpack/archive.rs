@@ -1,4 +1,4 @@
-//! A tar stream as a sequence of entries: v7, ustar, GNU (long names, sparse files) and pax.
+//! A tar stream as a sequence of entries: v7, ustar, GNU (long names, sparse files) and pax (sparse files too).
 //!
 //! Ensures: an entry is what its archive says it is, or an error; an archive is read to its very end, so that one that
 //! was cut, or has something behind its end, is an error; memory is bounded whatever a header claims. Assumes nothing of
@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use super::name::{self, shown};
-use super::pax;
+use super::pax::{self, Sparse};
 
 const BLOCK: usize = 512;
 
@@ -73,10 +73,13 @@ impl<R: BufRead> Archive<R> {
     pub(super) fn next(&mut self) -> Result<Option<Entry>> {
         let next = self.header().with_context(|| match &self.last {
             Some(last) => format!("after entry {last}"),
-            None => "at its start".to_owned(),
+            // Most often a page that a server gives where it should have said that there is no such thing.
+            None => "at its start, where a tar archive is expected, or one in gzip or zstd".to_owned(),
         })?;
         let Some((header, mut about)) = next else { return Ok(None) };
-        let name = about.name.take().unwrap_or_else(|| header.path_bytes().into_owned());
+        // A sparse file's own name is that of an archive without the map, for those who cannot read it.
+        let sparse = about.sparse.as_mut().and_then(|sparse| sparse.name.take());
+        let name = sparse.or(about.name.take()).unwrap_or_else(|| header.path_bytes().into_owned());
         let shown = shown(&name);
         let kind = self.kind(&header, about, name.ends_with(b"/")).with_context(|| format!("entry {shown}"))?;
         self.last = Some(shown);
@@ -130,6 +133,11 @@ impl<R: BufRead> Archive<R> {
                 ensure!(stored == 0, "a file with a directory's name");
                 Kind::Directory
             }
+            EntryType::Regular | EntryType::Continuous if about.sparse.is_some() => {
+                let sparse = about.sparse.unwrap_or_default();
+                let (size, extents) = self.pax_sparse(sparse, stored).context("malformed map of a sparse file")?;
+                Kind::File(file(header, about.modified, size, Some(extents)).context("malformed mode")?)
+            }
             EntryType::Regular | EntryType::Continuous => {
                 Kind::File(file(header, about.modified, stored, None).context("malformed mode")?)
             }
@@ -149,17 +157,53 @@ impl<R: BufRead> Archive<R> {
     fn sparse(&mut self, header: &Header, stored: u64) -> Result<(u64, Vec<Extent>)> {
         let gnu = header.as_gnu().context("not in a GNU header")?;
         let size = gnu.real_size()?;
-        let mut map = Map { extents: Vec::new(), end: 0, stored: 0 };
-        gnu.sparse.iter().try_for_each(|piece| map.add(piece))?;
+        let mut map = Map::default();
+        gnu.sparse.iter().try_for_each(|piece| map.add_gnu(piece))?;
         let mut more = gnu.is_extended();
         while more {
             let mut next = GnuExtSparseHeader::new();
             *next.as_mut_bytes() = *self.block()?.as_bytes();
-            next.sparse().iter().try_for_each(|piece| map.add(piece))?;
+            next.sparse().iter().try_for_each(|piece| map.add_gnu(piece))?;
             more = next.is_extended();
         }
-        ensure!(map.stored == stored && map.end <= size, "it does not agree with the size");
-        Ok((size, map.extents))
+        map.of(size, stored)
+    }
+
+    /// Reads the map of a sparse file in one of the pax formats, as [`Archive::sparse`] does.
+    fn pax_sparse(&mut self, sparse: Sparse, stored: u64) -> Result<(u64, Vec<Extent>)> {
+        let size = sparse.size.context("without the file's size")?;
+        let mut map = Map::default();
+        if sparse.is_in_content {
+            let before = self.content;
+            let pieces = self.number()?;
+            for _ in 0..pieces {
+                let (offset, length) = (self.number()?, self.number()?);
+                map.add(offset, length)?;
+            }
+            // Up to the next block.
+            let rest = (before - self.content).wrapping_neg() % BLOCK as u64;
+            self.copy(rest, &mut io::sink())?;
+            return map.of(size, self.content);
+        }
+        for piece in sparse.pieces.chunks(2) {
+            let [offset, length] = piece else { bail!("an offset without a length") };
+            map.add(*offset, *length)?;
+        }
+        map.of(size, stored)
+    }
+
+    /// A decimal number in the content, with the newline behind it.
+    fn number(&mut self) -> Result<u64> {
+        let mut digits = Vec::new();
+        loop {
+            let mut byte = [0; 1];
+            self.copy(1, &mut &mut byte[..])?;
+            match byte {
+                [b'\n'] => return pax::decimal(&digits).context("not a number"),
+                [digit] => digits.push(digit),
+            }
+            ensure!(digits.len() < 21, "not a number");
+        }
     }
 
     /// Reads the content of a header that is about the next one.
@@ -252,12 +296,13 @@ struct About {
     link: Option<Vec<u8>>,
     size: Option<u64>,
     modified: Option<(i64, u32)>,
+    sparse: Option<Sparse>,
 }
 
 impl About {
     fn is_empty(&self) -> bool {
-        let Self { name, link, size, modified } = self;
-        name.is_none() && link.is_none() && size.is_none() && modified.is_none()
+        let Self { name, link, size, modified, sparse } = self;
+        name.is_none() && link.is_none() && size.is_none() && modified.is_none() && sparse.is_none()
     }
 
     fn add_pax(&mut self, header: &[u8]) -> Result<()> {
@@ -272,10 +317,12 @@ impl About {
                 b"mtime" => {
                     set(&mut self.modified, pax::time(value).context("malformed time in a pax header")?, "time")?;
                 }
-                key if key.starts_with(b"GNU.sparse.") => {
-                    bail!("a sparse file in pax format, which is not supported: archive it without --sparse")
+                key => {
+                    if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                        let sparse = self.sparse.get_or_insert_default();
+                        sparse.add(key, value).context("malformed map of a sparse file in a pax header")?;
+                    }
                 }
-                _ => {}
             }
         }
         Ok(())
@@ -297,6 +344,7 @@ fn long(mut name: Vec<u8>) -> Vec<u8> {
     name
 }
 
+#[derive(Default)]
 struct Map {
     extents: Vec<Extent>,
     /// Of the last extent.
@@ -306,11 +354,11 @@ struct Map {
 }
 
 impl Map {
-    fn add(&mut self, piece: &GnuSparseHeader) -> Result<()> {
-        if piece.is_empty() {
-            return Ok(());
-        }
-        let (offset, length) = (piece.offset()?, piece.length()?);
+    fn add_gnu(&mut self, piece: &GnuSparseHeader) -> Result<()> {
+        if piece.is_empty() { Ok(()) } else { self.add(piece.offset()?, piece.length()?) }
+    }
+
+    fn add(&mut self, offset: u64, length: u64) -> Result<()> {
         ensure!(offset >= self.end, "pieces that overlap");
         ensure!(length == 0 || self.stored.is_multiple_of(BLOCK as u64), "a piece that is no multiple of a block");
         ensure!(self.extents.len() < EXTENTS_MAX, "more than {EXTENTS_MAX} pieces");
@@ -318,5 +366,11 @@ impl Map {
         self.stored = self.stored.checked_add(length).context("an impossible length")?;
         self.extents.push(Extent { offset, length });
         Ok(())
+    }
+
+    /// The map of a file of this size, of which so much is stored.
+    fn of(self, size: u64, stored: u64) -> Result<(u64, Vec<Extent>)> {
+        ensure!(self.stored == stored && self.end <= size, "it does not agree with the size");
+        Ok((size, self.extents))
     }
 }

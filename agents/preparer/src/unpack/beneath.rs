@@ -2,12 +2,13 @@
 //!
 //! Ensures: nothing outside the directory is created, changed or read through. The kernel resolves every parent with
 //! `RESOLVE_BENEATH`: links that stay inside are followed, one that leads out is an error. The last component is never
-//! followed. A handful of descriptors are open at a time, however deep the tree. Assumes Linux 5.6, and that nobody else may write in the
-//! directory.
+//! followed. A handful of descriptors are open at a time, however deep the tree. Assumes that nobody else may write in the
+//! directory. A kernel before Linux 5.6, or a sandbox that hides `openat2`, has every parent opened a component at a time,
+//! and follows no link at all.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::fs::{
@@ -21,7 +22,12 @@ pub(super) struct Beneath {
     /// The directory in which something was made last: often the next goes there too. Forgotten whenever a name comes
     /// to mean something else.
     last: Option<(PathBuf, OwnedFd)>,
+    /// What the process's umask takes from the modes of what is made.
+    umask: u32,
 }
+
+/// The mode of every directory.
+const DIRECTORY_MODE: u32 = 0o755;
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -33,7 +39,7 @@ struct Place<'a> {
 
 impl Beneath {
     pub(super) fn new(root: OwnedFd) -> Self {
-        Self { root, last: None }
+        Self { root, last: None, umask: umask() }
     }
 
     /// Makes a directory, unless it is there; a link of that name gives way, like in GNU tar.
@@ -41,27 +47,37 @@ impl Beneath {
         if path.as_os_str().is_empty() {
             return Ok(());
         }
+        let umask = self.umask;
         let place = self.place(path)?;
-        let replaced = match place.kind()? {
-            None => place.make_directory().map(|()| false)?,
-            Some(FileType::Directory) => false,
-            Some(FileType::Symlink) => {
-                place.unlink()?;
-                place.make_directory().map(|()| true)?
-            }
-            Some(_) => bail!("a file is where a directory is needed"),
+        // Most often it is new.
+        let replaced = match place.make_directory(umask) {
+            Ok(()) => false,
+            Err(Errno::EXIST) => match place.kind()? {
+                FileType::Directory => false,
+                FileType::Symlink => {
+                    place.unlink()?;
+                    place.make_directory(umask).map_err(explained)?;
+                    true
+                }
+                _ => bail!("a file is where a directory is needed"),
+            },
+            Err(error) => return Err(explained(error)),
         };
         self.forget_if(replaced);
         Ok(())
     }
 
-    /// Makes an empty file to write to, in place of a file or link of that name.
-    pub(super) fn file(&mut self, path: &Path) -> Result<File> {
+    /// Makes an empty file to write to, in place of a file or link of that name. Tells whether it has this mode already, or
+    /// has to be given it once it is written.
+    pub(super) fn file(&mut self, path: &Path, mode: u32) -> Result<(File, bool)> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // A set-id bit is lost by a write, and shall not be there before the content is.
+        let has_mode = mode & (self.umask | 0o7000) == 0;
+        let at_first = Mode::from_raw_mode(if has_mode { mode } else { 0o600 });
         let place = self.place(path)?;
-        let (file, replaced) = place.make(|place| openat(place.parent, place.name, flags, Mode::RUSR | Mode::WUSR))?;
+        let (file, replaced) = place.make(|place| openat(place.parent, place.name, flags, at_first))?;
         self.forget_if(replaced);
-        Ok(file.into())
+        Ok((file.into(), has_mode))
     }
 
     /// Makes a symbolic link, in place of a file or link of that name. Where it leads is not looked at.
@@ -118,7 +134,11 @@ impl Beneath {
         let mut at = self.open(upwards[missing]).map_err(explained)?;
         for path in upwards[..missing].iter().rev() {
             let (_, name) = split(path)?;
-            Place { parent: at.as_fd(), name }.make_directory()?;
+            Place { parent: at.as_fd(), name }.make_directory(self.umask).map_err(|error| match error {
+                // Looked up before, and not found: so a link has this name.
+                Errno::EXIST => anyhow!("a link to nothing is where a directory is needed"),
+                error => explained(error),
+            })?;
             at = openat(&at, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(explained)?;
         }
         Ok(at)
@@ -132,10 +152,32 @@ impl Beneath {
                 // Something was renamed somewhere on this host while the kernel followed a '..' in a link, so that it
                 // could not be sure; or a signal came.
                 Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(Errno::NOSYS) => return self.open_step_by_step(path),
                 opened => return opened,
             }
         }
     }
+
+    /// As [`Beneath::open`], but for links: to one of those it is [`Errno::NOTDIR`].
+    pub(super) fn open_step_by_step(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
+        let flags = DIRECTORY | OFlags::NOFOLLOW;
+        let mut at = openat(&self.root, ".", flags, Mode::empty())?;
+        for component in path.components() {
+            match component {
+                Component::CurDir => {}
+                Component::Normal(name) => at = openat(&at, name, flags, Mode::empty())?,
+                Component::Prefix(_) | Component::RootDir | Component::ParentDir => return Err(Errno::XDEV),
+            }
+        }
+        Ok(at)
+    }
+}
+
+/// What cannot be known may be anything.
+fn umask() -> u32 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    umask.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0o777)
 }
 
 impl Place<'_> {
@@ -154,18 +196,18 @@ impl Place<'_> {
         unlinkat(self.parent, self.name, AtFlags::empty()).map_err(explained)
     }
 
-    fn make_directory(&self) -> Result<()> {
-        match mkdirat(self.parent, self.name, Mode::from_raw_mode(0o755)) {
-            // Looked up before, and not found: so a link has this name.
-            Err(Errno::EXIST) => bail!("a link to nothing is where a directory is needed"),
-            made => made.map_err(explained)?,
+    fn make_directory(&self, umask: u32) -> rustix::io::Result<()> {
+        let mode = Mode::from_raw_mode(DIRECTORY_MODE);
+        mkdirat(self.parent, self.name, mode)?;
+        match umask & DIRECTORY_MODE {
+            0 => Ok(()),
+            _ => chmodat(self.parent, self.name, mode, AtFlags::empty()),
         }
-        // Whatever the umask.
-        chmodat(self.parent, self.name, Mode::from_raw_mode(0o755), AtFlags::empty()).map_err(explained)
     }
 
-    fn kind(&self) -> Result<Option<FileType>> {
-        Ok(self.stat()?.map(|stat| FileType::from_raw_mode(stat.st_mode)))
+    fn kind(&self) -> Result<FileType> {
+        let there = self.stat()?.context("something that comes and goes has its name")?;
+        Ok(FileType::from_raw_mode(there.st_mode))
     }
 
     fn stat(&self) -> Result<Option<rustix::fs::Stat>> {

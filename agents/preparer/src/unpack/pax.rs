@@ -53,6 +53,47 @@ pub(super) fn time(text: &[u8]) -> Option<(i64, u32)> {
     })
 }
 
+/// What pax headers say of a sparse file, in GNU tar's formats 0.0, 0.1 and 1.0.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Sparse {
+    pub(super) name: Option<Vec<u8>>,
+    /// With its holes.
+    pub(super) size: Option<u64>,
+    /// Offsets and lengths, in turn.
+    pub(super) pieces: Vec<u64>,
+    /// They are at the beginning of the content instead: format 1.0.
+    pub(super) is_in_content: bool,
+}
+
+/// As many numbers as fit into the longest pax header.
+const PIECES_MAX: usize = 1 << 17;
+
+impl Sparse {
+    /// `key` is what follows `GNU.sparse.`.
+    pub(super) fn add(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        let number = |digits| decimal::<u64>(digits).context("not a number");
+        match key {
+            b"name" => self.name = Some(value.to_vec()),
+            b"size" | b"realsize" => self.size = Some(number(value)?),
+            b"major" => {
+                ensure!(matches!(value, b"0" | b"1"), "of an unknown version");
+                self.is_in_content = value == b"1";
+            }
+            b"minor" => ensure!(matches!(value, b"0" | b"1"), "of an unknown version"),
+            b"offset" | b"numbytes" => {
+                ensure!((key == b"offset") == self.pieces.len().is_multiple_of(2), "an offset without a length");
+                self.pieces.push(number(value)?);
+            }
+            b"map" => self.pieces = value.split(|byte| *byte == b',').map(number).collect::<Result<_>>()?,
+            // As many as there are.
+            b"numblocks" => drop(number(value)?),
+            _ => anyhow::bail!("an unknown field of it"),
+        }
+        ensure!(self.pieces.len() <= PIECES_MAX, "too many pieces");
+        Ok(())
+    }
+}
+
 /// Refuses a global header that would change the entries after it; comments and the like (`git archive` writes the
 /// commit there) are of no interest.
 pub(super) fn check_global(header: &[u8]) -> Result<()> {

@@ -2,22 +2,38 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use anyhow::Result;
+use rustix::io::Errno;
+use store::schema::Limits;
 use tar::{EntryType, GnuExtSparseHeader};
 use tempfile::TempDir;
 
+use super::beneath::Beneath;
 use super::build::{
     Bytes, about_next, artifact, directory, entry, file, gzip, hard_link, header, pax, record, symlink,
 };
-use super::{Unpacked, readable, unpack};
+use super::{Allowed, Unpacked, readable, unpack};
+
+/// As much as any test needs.
+fn anything() -> Allowed {
+    let most = NonZeroU64::MAX;
+    Allowed { limits: Limits { entries: most, total_bytes: most, file_bytes: most, ratio: most }, setuid: false }
+}
+
+fn unpacked_as(artifact: &[u8], allowed: &Allowed) -> (TempDir, Result<Unpacked>) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = OwnedFd::from(File::open(dir.path()).unwrap());
+    (dir, unpack(artifact, root, allowed))
+}
 
 fn unpacked_artifact(artifact: &[u8]) -> (TempDir, Unpacked) {
-    let dir = tempfile::tempdir().unwrap();
-    let unpacked = unpack(artifact, OwnedFd::from(File::open(dir.path()).unwrap()));
+    let (dir, unpacked) = unpacked_as(artifact, &anything());
     (dir, unpacked.unwrap_or_else(|error| panic!("{error:#}")))
 }
 
@@ -136,10 +152,109 @@ fn modes_are_readable_by_all_writable_by_the_owner_and_lend_no_rights() {
         (0o100_644, 0o644),
     ];
     for (mode, expected) in table {
-        assert_eq!(readable(mode), expected, "{mode:o}");
+        assert_eq!(readable(mode, false), expected, "{mode:o}");
         let mut header = header(EntryType::Regular, "a", "", 1);
         header.set_mode(mode);
         assert_eq!(metadata(&unpacked(&[entry(header, b"x")]), "a").mode() & 0o7777, expected, "{mode:o}");
+    }
+}
+
+#[test]
+fn set_id_bits_are_kept_where_that_is_allowed() {
+    for (mode, expected) in [(0o4755, 0o4755), (0o2711, 0o2755), (0o6700, 0o6755), (0o1755, 0o755), (0o4644, 0o4644)] {
+        assert_eq!(readable(mode, true), expected, "{mode:o}");
+        let mut header = header(EntryType::Regular, "a", "", 1);
+        header.set_mode(mode);
+        let (dir, unpacked) = unpacked_as(&artifact(&[entry(header, b"x")]), &Allowed { setuid: true, ..anything() });
+        unpacked.unwrap();
+        assert_eq!(metadata(&dir, "a").mode() & 0o7777, expected, "{mode:o}");
+    }
+}
+
+#[test]
+fn whatever_is_beyond_its_limits_is_refused_by_name_before_it_is_written() {
+    let limit = |number| NonZeroU64::new(number).unwrap();
+    let limits = Limits { entries: limit(3), total_bytes: limit(2000), file_bytes: limit(1500), ratio: limit(5) };
+    let allowed = Allowed { limits, setuid: false };
+    let zeros = |size| file("zeros", &vec![0; size]);
+    for (entries, says) in [
+        (vec![directory("d"), file("d/a", &[b'x'; 1500]), file("b", &[b'x'; 500])], None),
+        (vec![file("a", b""), file("b", b""), file("c", b""), symlink("d", "a")], Some("entry \"d\": more than 3")),
+        (vec![file("a", &[b'x'; 1501])], Some("entry \"a\": 1501 bytes, where one file may have 1500")),
+        (vec![file("a", &[b'x'; 1500]), file("b", &[b'x'; 501])], Some("entry \"b\": more than 2000 bytes in all")),
+        // Small, so that it does not matter how often it grows.
+        (vec![zeros(1400)], None),
+    ] {
+        let (_dir, unpacked) = unpacked_as(&artifact(&entries), &allowed);
+        match (unpacked, says) {
+            (Ok(_), None) => {}
+            (Err(error), Some(says)) => assert!(format!("{error:#}").starts_with(says), "{error:#}"),
+            (unpacked, says) => panic!("{unpacked:?}, not {says:?}"),
+        }
+    }
+    let bomb = artifact(&[file("zeros", &vec![0; 20 << 20])]);
+    let (dir, unpacked) =
+        unpacked_as(&bomb, &Allowed { limits: Limits { ratio: limit(100), ..anything().limits }, setuid: false });
+    let error = format!("{:#}", unpacked.unwrap_err());
+    assert!(error.contains("entry \"zeros\"") && error.contains("more than 100 times"), "{error}");
+    assert!(metadata(&dir, "zeros").len() < 10 << 20);
+    unpacked_artifact(&bomb);
+}
+
+#[test]
+fn a_sparse_file_in_any_pax_format_is_as_in_the_old_one() {
+    let number = |number: u64| number.to_string().into_bytes();
+    let content = [[b'a'; 512], [b'b'; 512]].concat();
+    let named = |name: &'static str| entry(header(EntryType::Regular, name, "", 1024), &content);
+    let map = [b"2\n1048576\n512\n3145728\n512\n".to_vec(), vec![0; 512 - 26]].concat();
+    let within = [map, content.clone()].concat();
+    let dir = unpacked(&[
+        pax(&[
+            ("GNU.sparse.size", b"4194304"),
+            ("GNU.sparse.numblocks", b"2"),
+            ("GNU.sparse.offset", &number(1 << 20)),
+            ("GNU.sparse.numbytes", b"512"),
+            ("GNU.sparse.offset", &number(3 << 20)),
+            ("GNU.sparse.numbytes", b"512"),
+        ]),
+        named("v0.0"),
+        pax(&[
+            ("GNU.sparse.size", b"4194304"),
+            ("GNU.sparse.numblocks", b"2"),
+            ("GNU.sparse.name", b"v0.1"),
+            ("GNU.sparse.map", b"1048576,512,3145728,512"),
+        ]),
+        named("GNUSparseFile.7/v0.1"),
+        pax(&[
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.minor", b"0"),
+            ("GNU.sparse.name", b"v1.0"),
+            ("GNU.sparse.realsize", b"4194304"),
+        ]),
+        entry(header(EntryType::Regular, "GNUSparseFile.7/v1.0", "", 1536), &within),
+        file("next", b"n"),
+    ]);
+    for name in ["v0.0", "v0.1", "v1.0"] {
+        let sparse = fs::read(dir.path().join(name)).unwrap();
+        assert_eq!(sparse.len(), 4 << 20);
+        for (from, byte) in [(0, 0), (1 << 20, b'a'), (2 << 20, 0), (3 << 20, b'b')] {
+            assert!(sparse[from..from + 512].iter().all(|is| *is == byte), "{name} at {from}");
+        }
+        assert!(metadata(&dir, name).blocks() < 100);
+    }
+    assert_eq!(text(&dir, "next"), "n");
+}
+
+#[test]
+fn without_openat2_directories_are_found_step_by_step_and_links_are_none() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("a/b")).unwrap();
+    std::os::unix::fs::symlink("a", dir.path().join("l")).unwrap();
+    let beneath = Beneath::new(File::open(dir.path()).unwrap().into());
+    let open = |path: &str| beneath.open_step_by_step(Path::new(path));
+    assert!(open(".").is_ok() && open("a/b").is_ok());
+    for (path, error) in [("l", Errno::NOTDIR), ("l/b", Errno::NOTDIR), ("a/..", Errno::XDEV), ("a/c", Errno::NOENT)] {
+        assert_eq!(open(path).unwrap_err(), error, "{path}");
     }
 }
 

@@ -89,7 +89,7 @@ fn trees_are_the_same_in_every_format_but_for_what_modes_allow() {
         tar(&["-c", "-z", format, sparse], &archive, &from);
         tar(&["-x", "-z", "--same-permissions"], &archive, &theirs);
         let root = OwnedFd::from(File::open(&ours).unwrap());
-        let unpacked = preparer::unpack(File::open(&archive).unwrap(), root);
+        let unpacked = preparer::unpack(File::open(&archive).unwrap(), root, &preparer::Allowed::default());
         unpacked.unwrap_or_else(|error| panic!("{format}: {error:#}"));
         assert!(tree(&theirs).len() > 30, "{format}");
         assert_eq!(differences(&allowed(copied(&theirs)), &copied(&ours)), [""; 0], "{format}");
