@@ -128,7 +128,7 @@ fn a_watching_agent_follows_intent_and_tries_again_until_the_artifact_is_there()
     intend(&host, "slug", &json!({"1": "active", "2": "prep"}));
     agent.says("no such artifact");
     host.repo.artifact("slug", "2", |_| ());
-    agent.says("slug_2.tar.gz: at its start: there is nothing in it");
+    agent.says("slug_2.tar.gz: at its start, where a tar archive is expected");
     host.repo.slug("2", Behaviour::Good);
     agent.says("slug: Prepared slug_2 in ");
     agent.says("slug: converged");
