@@ -25,9 +25,12 @@ impl Consul {
     pub(crate) async fn registered(&self, node: &NodeName) -> Result<BTreeMap<AppName, Registered>> {
         let about = format!("instances of {node}");
         let needs = || rule("service_prefix", "", "read");
-        let services = self.agent("services", &about, needs()).await?.json::<BTreeMap<String, Service>>()?;
-        let checks = self.agent("checks", &about, needs()).await?.json::<BTreeMap<String, Check>>()?;
-        let ours = registered_here(&services, &checks).into_iter().filter(|it| it.node == *node);
+        let (services, checks) =
+            tokio::try_join!(self.agent("services", &about, needs()), self.agent("checks", &about, needs()))?;
+        let services = services.json::<BTreeMap<String, Service>>()?;
+        let ours = registered_here(&services, &checks.json::<BTreeMap<String, Check>>()?)
+            .into_iter()
+            .filter(|it| it.node == *node);
         Ok(ours.map(|it| (it.app.clone(), it)).collect())
     }
 
