@@ -19,7 +19,7 @@ use crate::definition::Definition;
 use crate::health::{Inquiry, Verdict};
 use crate::logs::Logs;
 use crate::record::{Failure, Record};
-use crate::{Setlive, processes, remove};
+use crate::{Setlive, data, processes, remove};
 use steps::Clock;
 
 /// One attempt at one app, under its lock.
@@ -145,7 +145,7 @@ impl Act<'_> {
         let record = record.unwrap_or_else(|| Record::new(node, *source, &to)).begun(&to);
         self.save(record.clone()).await?;
         let staged = self.stage(&to).await?;
-        self.keep_last(&to)?;
+        self.keep_last(&to, record.healthy.as_ref())?;
         clock.lap("stage");
 
         if let Some(from) = &from {
@@ -279,6 +279,8 @@ impl Act<'_> {
                 return Ok(Next::Done(self.no_runsvdir()));
             }
         }
+        let provided = to.clone();
+        blocking(move || data::ensure(&provided)).await?;
         // Then it holds what the service needs to run.
         processes::end_strays(self.app, to.basedir.path(), &self.running(to)?).await?;
         if let Some(waiting) = self.start(to).await? {

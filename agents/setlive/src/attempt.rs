@@ -59,7 +59,7 @@ impl<'a> Attempt<'a> {
         let node = self.task.host.node.clone();
         let mut replacements = 0;
         for _ in 0..MOST_STEPS {
-            let (goal, seen) = self.setlive.look(self.app, self.wanted).await?;
+            let (goal, seen) = self.setlive.look(self.app, self.wanted, &self.task.host).await?;
             let us = Us { node: node.clone(), host: self.setlive.known_host(), now: words::now() };
             let next = step(&us, &goal, &seen, &self.told);
             debug!(app = %self.app, "step: {next:?}");

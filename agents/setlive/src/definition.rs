@@ -118,6 +118,11 @@ impl Definition {
         self.basedir.path().join("config").join(format!("{}.json", self.digest().as_str()))
     }
 
+    /// The directory that the app finds in `DATA_DIR`, and may write in.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.basedir.path().join("data")
+    }
+
     /// Where a service's output goes: `<basedir>/log`, and below it by script where there are several.
     pub(crate) fn log_dir(&self, service: &str) -> PathBuf {
         let logs = self.basedir.path().join("log");
@@ -153,7 +158,12 @@ struct Inputs<'a> {
 
 /// Where an app's version is unpacked. Whoever unpacks makes it appear as a whole.
 pub(crate) fn install(basedir: &BaseDir, app: &AppName, version: &Version) -> PathBuf {
-    basedir.path().join("installs").join(format!("{app}_{version}"))
+    basedir.path().join(install_link(app, version))
+}
+
+/// The same as a link in the basedir has it.
+pub(crate) fn install_link(app: &AppName, version: &Version) -> PathBuf {
+    Path::new("installs").join(format!("{app}_{version}"))
 }
 
 /// What the install launches: `bin/launch` itself, or each executable in it.

@@ -6,6 +6,7 @@
 
 mod act;
 mod attempt;
+mod data;
 mod decide;
 mod definition;
 mod health;
@@ -18,6 +19,7 @@ mod record;
 mod remove;
 mod runit;
 mod service;
+mod user;
 mod words;
 
 use std::cell::{Cell, RefCell};
@@ -214,8 +216,16 @@ impl Agent for Setlive {
         if !self.confirm(&task, &wanted).await? {
             return Ok(Vec::new());
         }
-        let (goal, seen) = self.look(&task.app, &wanted).await?;
-        Ok(decide(&goal, &seen).describe())
+        let (goal, seen) = self.look(&task.app, &wanted, &task.host).await?;
+        let steps = decide(&goal, &seen).describe();
+        match &goal {
+            Goal::Run(Definition { runas: Some(user), .. })
+                if !steps.is_empty() && user::is_to_be_made(user).await? =>
+            {
+                Ok([vec![format!("create the system user {}", user.as_str())], steps].concat())
+            }
+            _ => Ok(steps),
+        }
     }
 }
 
@@ -256,7 +266,7 @@ impl Setlive {
         Ok(true)
     }
 
-    async fn look(&self, app: &AppName, wanted: &Wanted) -> Result<(Goal, Seen)> {
+    async fn look(&self, app: &AppName, wanted: &Wanted, host: &Host) -> Result<(Goal, Seen)> {
         let (site, looked_for, wanted) = (self.site.clone(), app.clone(), wanted.clone());
         let (goal, seen) = blocking(move || {
             let record = site.records.load(&looked_for)?;
@@ -266,7 +276,7 @@ impl Setlive {
         })
         .await?;
         let goal = match goal {
-            Goal::Run(definition) => match self.can_run(app, &definition, &seen).await {
+            Goal::Run(definition) => match self.provide(app, &definition, &seen, host).await {
                 Ok(()) => Goal::Run(definition),
                 Err(error) => Goal::Unusable { reason: format!("{error:#}") },
             },
@@ -275,13 +285,19 @@ impl Setlive {
         Ok((goal, seen))
     }
 
-    /// Whether what is new in a definition is there: the user that it is to run as, before anything is stopped for it, and
-    /// a check that passes, before all others that watch the instance go by it.
-    async fn can_run(&self, app: &AppName, wanted: &Definition, seen: &Seen) -> Result<()> {
+    /// Has what is new in a definition be there: the user that it is to run as, and room for its data, before anything is
+    /// asked or stopped for it, and a check that passes, before all others that watch the instance go by it.
+    async fn provide(&self, app: &AppName, wanted: &Definition, seen: &Seen, host: &Host) -> Result<()> {
         let mut known = seen.record.iter().flat_map(|record| record.healthy.iter().chain(&record.converging));
         match &wanted.runas {
-            Some(user) if !known.any(|known| known.runas.as_ref() == Some(user)) => program::can_run_as(user).await?,
-            Some(_) | None => {}
+            Some(user) if known.any(|known| known.runas.as_ref() == Some(user)) => {}
+            Some(user) if host.read_only => drop(user::is_to_be_made(user).await?),
+            Some(user) => user::ensure(app, user, &wanted.data_dir()).await?,
+            None => {}
+        }
+        if !seen.on_disk.contains(&wanted.digest()) {
+            let path = wanted.data_dir();
+            blocking(move || data::is_there(&path)).await?;
         }
         let settled = seen.record.as_ref().filter(|record| record.converging.is_none());
         match settled.and_then(|record| record.healthy.as_ref()) {

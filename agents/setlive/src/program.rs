@@ -16,7 +16,7 @@ use tracing::{debug, info};
 
 use crate::definition::Definition;
 
-/// Runs `path`, a program of the definition's install, as its user and with its `CONFIG_PATH`.
+/// Runs `path`, a program of the definition's install, as its user and with its `CONFIG_PATH` and `DATA_DIR`.
 ///
 /// # Errors
 /// When it cannot be started, does not end in time, or does not exit with 0. What it prints goes to the agent's log, a line
@@ -32,7 +32,8 @@ pub(crate) async fn run(
     let program = install.join(path);
     let mut command = as_user(definition.runas.as_ref(), &program);
     // What the agent may do with the store is not for whoever writes an app.
-    command.current_dir(&install).env("CONFIG_PATH", definition.config_path()).env_remove("CONSUL_HTTP_TOKEN");
+    command.current_dir(&install).env_remove("CONSUL_HTTP_TOKEN");
+    command.env("CONFIG_PATH", definition.config_path()).env("DATA_DIR", definition.data_dir());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut group = Group::start(&mut command).with_context(|| format!("starting {}", program.display()))?;
     let printing = tokio::task::spawn_local(pass_on(group.child.stdout.take(), app.clone(), path.to_owned(), output));

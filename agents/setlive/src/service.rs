@@ -12,7 +12,8 @@ use converge::files;
 use serde_json::json;
 use store::AppName;
 
-use crate::definition::Definition;
+use crate::data;
+use crate::definition::{Definition, install_link};
 
 /// Where services are built, and where runsvdir looks for them.
 #[derive(Debug, Clone)]
@@ -77,6 +78,7 @@ impl Places {
     /// Creates what a definition needs before anything is stopped: directories, its configuration file, and the next
     /// text of its files beside them.
     pub(crate) fn stage(&self, app: &AppName, definition: &Definition) -> Result<Staged> {
+        data::ensure(definition)?;
         for service in definition.services() {
             files::directory(&definition.log_dir(service))?;
             if self.builder.is_none() {
@@ -147,10 +149,7 @@ impl Places {
 
     /// In the order in which they are made: a service that is linked is about to be started.
     fn links(&self, app: &AppName, definition: &Definition) -> Vec<Owned> {
-        let current = Owned::Link {
-            path: current(definition),
-            target: Path::new("installs").join(format!("{app}_{}", definition.version)),
-        };
+        let current = Owned::Link { path: current(definition), target: install_link(app, &definition.version) };
         let services = definition.services().filter(|_| self.builder.is_none());
         let services = services.map(|service| Owned::Link { path: self.link(service), target: self.staged(service) });
         std::iter::once(current).chain(services).collect()
@@ -193,9 +192,10 @@ fn run_commands(app: &AppName, definition: &Definition, entry: &str) -> String {
     let install = definition.install(app);
     let user = definition.runas.as_ref().map(|user| format!("-u {} ", user.as_str())).unwrap_or_default();
     format!(
-        "exec 2>&1\ncd {} || exit 1\nexport CONFIG_PATH={}\nexec chpst -P {user}{}\n",
+        "exec 2>&1\ncd {} || exit 1\nexport CONFIG_PATH={} DATA_DIR={}\nexec chpst -P {user}{}\n",
         quoted(&install),
         quoted(&definition.config_path()),
+        quoted(&definition.data_dir()),
         quoted(&install.join(entry)),
     )
 }
@@ -220,7 +220,7 @@ mod tests {
             run_commands(&app, &definition, "bin/launch"),
             format!(
                 "exec 2>&1\ncd '/srv/slug/installs/slug_0.1' || exit 1\n\
-                 export CONFIG_PATH='/srv/slug/config/{}.json'\n\
+                 export CONFIG_PATH='/srv/slug/config/{}.json' DATA_DIR='/srv/slug/data'\n\
                  exec chpst -P -u www '/srv/slug/installs/slug_0.1/bin/launch'\n",
                 digest.as_str()
             )

@@ -219,10 +219,29 @@ fn a_script_is_a_check_and_runs_as_the_apps_user() {
     let status = fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap();
     let uid = status.lines().find(|line| line.starts_with("Uid:")).unwrap().to_owned();
     assert!(!uid.contains("\t0\t"), "{uid}");
+}
 
-    host.deploy_config(json!({"runas": "no-such-user"}));
-    let pid = host.pid();
-    let pass = host.once();
-    assert!(!pass.ok && pass.log.contains("cannot run anything as \"no-such-user\""), "{}", pass.log);
-    assert_eq!(host.pid(), pid, "what can be refused is refused before anything stops");
+#[test]
+fn the_last_healthy_version_keeps_a_link_also_when_one_is_given_up_on_the_way() {
+    let host = Host::new();
+    host.deploy_config(json!({}));
+    for (version, behaviour) in [("1", Behaviour::Good), ("2", Behaviour::NeverHealthy), ("3", Behaviour::Good)] {
+        host.install(&Slug::new(version, behaviour));
+    }
+    host.activate("1", json!({}));
+    host.converge();
+    let patient = json!({"port": host.port, "path": "/health"});
+    host.activate("2", json!({"health": {"http": patient, "deadline_seconds": 600}}));
+    let agent = host.watch(host.setlive());
+    agent.says("slug: Starting 2");
+    host.activate("3", json!({}));
+    agent.says("slug: 3 is live");
+    agent.stop();
+    assert_eq!(fs::read_link(host.path("srv/slug/last")).unwrap().to_str(), Some("installs/slug_1"));
+
+    // Nor does the way back let go of it.
+    host.activate("2", json!({}));
+    assert!(!host.once().ok);
+    let link = |name: &str| fs::read_link(host.path("srv/slug").join(name)).unwrap();
+    assert_eq!([link("current"), link("last")].map(|link| link.to_str().unwrap().to_owned()), ["installs/slug_3"; 2]);
 }

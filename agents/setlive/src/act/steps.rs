@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::{Act, changed};
 use crate::Setlive;
 use crate::decide::Service;
-use crate::definition::Definition;
+use crate::definition::{Definition, install_link};
 use crate::program::{self, Output};
 use crate::record::Record;
 use crate::service::Staged;
@@ -41,12 +41,20 @@ impl Act<'_> {
         .await
     }
 
-    /// Keeps `<basedir>/last` pointing at what `current` pointed at before.
-    pub(super) fn keep_last(&self, to: &Definition) -> Result<()> {
+    /// Keeps `<basedir>/last` pointing at what would be gone back to, or, while nothing was healthy yet, at what `current`
+    /// pointed at before. So what was healthy has one of the two links at any time, by which whoever tidies up among installs
+    /// knows that it is needed: also after a version that was given up on the way, to which `current` points by now.
+    pub(super) fn keep_last(&self, to: &Definition, healthy: Option<&Definition>) -> Result<()> {
         let basedir = to.basedir.path();
-        let Ok(current) = fs::read_link(basedir.join("current")) else { return Ok(()) };
-        if !to.install(self.app).ends_with(&current) {
-            files::link(&basedir.join("last"), &current)?;
+        let before = match healthy.filter(|healthy| healthy.basedir == to.basedir) {
+            Some(healthy) => install_link(self.app, &healthy.version),
+            None => match fs::read_link(basedir.join("current")) {
+                Ok(current) => current,
+                Err(_) => return Ok(()),
+            },
+        };
+        if !to.install(self.app).ends_with(&before) {
+            files::link(&basedir.join("last"), &before)?;
         }
         Ok(())
     }
