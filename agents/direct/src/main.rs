@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use converge::Source;
 use iptables::Filter;
-use preparer::{Preparer, Sources};
+use preparer::{Keep, Preparer, Sources};
 use setlive::Places;
 use store::{Directory, NodeName, Store};
 
@@ -71,7 +71,14 @@ fn main() -> ExitCode {
         &cli.run,
         Source::Direct,
         || open(cli.node.as_ref(), cli.intent.as_deref()),
-        |host| Direct::new(Preparer::new(cli.sources.clone(), cli.run.is_watched())?, &cli.places, filter, host),
+        |host| {
+            Direct::new(
+                Preparer::new(cli.sources.clone(), Keep::default(), cli.run.is_watched())?,
+                &cli.places,
+                filter,
+                host,
+            )
+        },
     )
 }
 

@@ -6,16 +6,18 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::attempt::Attempt;
-use crate::decide::{Plan, decide, install_name};
-use crate::fetch::Fetcher;
-use crate::install::Installs;
-use crate::progress::Screen;
-use crate::sources::Sources;
 use anyhow::Result;
 use converge::{Agent, Glance, Outcome, Task, Wanted, blocking};
 use store::AppName;
 use store::intent::App;
+
+use crate::attempt::{Attempt, all};
+use crate::decide::{Plan, Unwanted, decide, install_name};
+use crate::fetch::Fetcher;
+use crate::install::Installs;
+use crate::progress::{Screen, size};
+use crate::prune::{Keep, Prune, doomed};
+use crate::sources::Sources;
 
 /// Makes every version in intent exist on the host.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub struct Preparer {
     pub(crate) sources: Sources,
     pub(crate) fetcher: Fetcher,
     pub(crate) screen: Screen,
+    pub(crate) keep: Keep,
     /// The installs that could not be made at some time: that they are tried again is no news.
     pub(crate) failed: RefCell<BTreeSet<String>>,
 }
@@ -32,26 +35,28 @@ impl Preparer {
     ///
     /// # Errors
     /// When the flags contradict each other.
-    pub fn new(sources: Sources, is_watched: bool) -> Result<Self> {
+    pub fn new(sources: Sources, keep: Keep, is_watched: bool) -> Result<Self> {
         sources.check()?;
         let (fetcher, screen) = (Fetcher::new(&sources), Screen::new(is_watched));
-        Ok(Self { fetcher, screen, sources, failed: RefCell::default() })
+        Ok(Self { fetcher, screen, sources, keep, failed: RefCell::default() })
     }
 }
 
 impl Agent for Preparer {
-    /// Nothing that is there is ever removed, so what is not wanted is nobody's business.
+    /// Of an app that intent does not name nothing is removed.
     fn present(&self) -> Result<BTreeSet<AppName>> {
         Ok(BTreeSet::new())
     }
 
     fn glance(&self) -> Option<Glance> {
-        Some(Arc::new(|app| look(app).is_ok_and(|plan| plan.is_empty())))
+        let keep = self.keep;
+        Some(Arc::new(move |app| look(app, &keep).is_ok_and(|found| is_done(&found))))
     }
 
     async fn converge(&self, mut task: Task) -> Result<Outcome> {
         let Wanted::App(app) = task.wanted() else { return Ok(Outcome::Converged) };
-        if observe(&app).await?.is_empty() {
+        let (keep, seen) = (self.keep, app.clone());
+        if is_done(&blocking(move || look(&seen, &keep)).await?) {
             return Ok(Outcome::Converged);
         }
         let permit = task.permit().await;
@@ -63,13 +68,18 @@ impl Agent for Preparer {
             let dir = installs.dir().display();
             return Ok(Outcome::Waiting(format!("another pp-preparer is at work on {dir}")));
         };
-        Attempt::new(self, installs, (lock, permit)).run(task).await?;
+        let guard = Arc::new((lock, permit));
+        let prepared = Attempt::new(self, installs.clone(), guard.clone()).run(task.clone()).await;
+        // Last, since what is wanted comes first; and also when that failed, perhaps for want of space.
+        let pruned = Prune { installs, guard, keep }.run(task).await;
+        all([prepared, pruned].into_iter().filter_map(Result::err).collect())?;
         Ok(Outcome::Converged)
     }
 
     async fn plan(&self, mut task: Task) -> Result<Vec<String>> {
         let Wanted::App(app) = task.wanted() else { return Ok(Vec::new()) };
-        let Plan { remove, prepare } = observe(&app).await?;
+        let (keep, seen) = (self.keep, app.clone());
+        let (Plan { remove, prepare, retire, recall }, doomed) = blocking(move || look(&seen, &keep)).await?;
         let installs = Installs::of(&app);
         let at = |name: &str| installs.dir().join(name).display().to_string();
         let remove = remove.iter().map(|stage| format!("remove {}, left by an interrupted pass", at(stage)));
@@ -80,16 +90,27 @@ impl Agent for Preparer {
                 Err(error) => format!("refuse {error:#}"),
             }
         });
-        Ok(remove.chain(prepare).collect())
+        let prune = doomed.iter().map(|Unwanted { name, bytes, .. }| {
+            format!("remove {}, which intent names no more ({})", at(name), size(*bytes))
+        });
+        let retire = retire.iter().map(|name| format!("note that intent names {} no more", at(name)));
+        let recall = recall.iter().map(|name| format!("forget that intent did not name {}", at(name)));
+        Ok(remove.chain(prepare).chain(prune).chain(retire).chain(recall).collect())
     }
 }
 
 /// What is to be done, from what is there now.
 pub(crate) async fn observe(app: &App) -> Result<Plan> {
     let app = app.clone();
-    blocking(move || look(&app)).await
+    blocking(move || Ok(decide(&app, &Installs::of(&app).names()?))).await
 }
 
-fn look(app: &App) -> Result<Plan> {
-    Ok(decide(app, &Installs::of(app).names()?))
+/// The same with what is to be removed, oldest first.
+pub(crate) fn look(app: &App, keep: &Keep) -> Result<(Plan, Vec<Unwanted>)> {
+    let names = Installs::of(app).names()?;
+    Ok((decide(app, &names), doomed(app, &names, keep)?))
+}
+
+fn is_done((plan, doomed): &(Plan, Vec<Unwanted>)) -> bool {
+    plan.is_empty() && doomed.is_empty()
 }

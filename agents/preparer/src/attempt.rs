@@ -33,8 +33,8 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    pub(crate) fn new(agent: &'a Preparer, installs: Installs, guard: Guard) -> Self {
-        Self { agent, installs, guard: Arc::new(guard), failed: BTreeSet::new(), errors: Vec::new() }
+    pub(crate) fn new(agent: &'a Preparer, installs: Installs, guard: Arc<Guard>) -> Self {
+        Self { agent, installs, guard, failed: BTreeSet::new(), errors: Vec::new() }
     }
 
     pub(crate) async fn run(mut self, mut task: Task) -> Result<()> {
@@ -101,7 +101,7 @@ impl<'a> Attempt<'a> {
 }
 
 /// Several errors as one.
-fn all(errors: Vec<Error>) -> Result<()> {
+pub(crate) fn all(errors: Vec<Error>) -> Result<()> {
     let texts = || errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("; ");
     if errors.is_empty() { Ok(()) } else { Err(anyhow!(texts())) }
 }

@@ -1,11 +1,16 @@
 //! What is to be done about one app. Pure.
 //!
-//! Ensures: a version that is there is never prepared again, whatever it is; the active version comes first.
+//! Ensures: a version that is there is never prepared again, whatever it is; the active version comes first; what intent
+//! names is never removed.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use store::intent::App;
 use store::{AppName, Version};
+
+use crate::prune::{Keep, UNWANTED_FOR};
 
 /// What the directory of an app's installs holds.
 pub(crate) type Names = BTreeSet<String>;
@@ -15,21 +20,74 @@ pub(crate) struct Plan {
     /// What interrupted passes left behind.
     pub(crate) remove: Vec<String>,
     pub(crate) prepare: Vec<Version>,
+    /// Installs that intent names no more, since when is to be noted.
+    pub(crate) retire: Vec<String>,
+    /// Of which it was noted, and is no longer so.
+    pub(crate) recall: Vec<String>,
 }
 
 impl Plan {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { remove, prepare } = self;
-        remove.is_empty() && prepare.is_empty()
+        let Self { remove, prepare, retire, recall } = self;
+        remove.is_empty() && prepare.is_empty() && retire.is_empty() && recall.is_empty()
     }
 }
 
 pub(crate) fn decide(app: &App, seen: &Names) -> Plan {
     let missing = app.versions().filter(|version| !seen.contains(&install_name(&app.name, version)));
+    let is_left = |name: &&String| name.starts_with(STAGE) || name.starts_with(DOOMED);
+    let unwanted = unwanted(app, seen);
+    let noted = seen.iter().filter_map(|name| name.strip_prefix(NOTE)).filter(|name| is_install(&app.name, name));
     Plan {
-        remove: seen.iter().filter(|name| name.starts_with(STAGE)).cloned().collect(),
+        remove: seen.iter().filter(is_left).cloned().collect(),
         prepare: missing.cloned().collect(),
+        retire: unwanted
+            .iter()
+            .filter(|name| !seen.contains(&note_name(name)))
+            .map(|name| (*name).to_owned())
+            .collect(),
+        recall: noted.filter(|name| !unwanted.contains(name)).map(str::to_owned).collect(),
     }
+}
+
+/// The app's installs that intent does not name. Anything of another name is somebody else's. (`slug_x_1` is the version
+/// `x_1` of `slug`, and never the version `1` of a `slug_x`, since no two apps share a basedir.)
+pub(crate) fn unwanted<'a>(app: &App, seen: &'a Names) -> BTreeSet<&'a str> {
+    let wanted = app.versions().map(|version| install_name(&app.name, version)).collect::<BTreeSet<_>>();
+    let unwanted = seen.iter().filter(|name| is_install(&app.name, name) && !wanted.contains(*name));
+    unwanted.map(String::as_str).collect()
+}
+
+fn is_install(app: &AppName, name: &str) -> bool {
+    let version = name.strip_prefix(app.as_str()).and_then(|rest| rest.strip_prefix('_'));
+    version.is_some_and(|version| version.parse::<Version>().is_ok())
+}
+
+/// An install that intent names no more.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Unwanted {
+    pub(crate) name: String,
+    /// How long that has been noted.
+    pub(crate) unwanted_for: Duration,
+    /// When it was put there, in seconds and nanoseconds: which of two is older that intent ceased to name at once.
+    pub(crate) made: (i64, i64),
+    pub(crate) bytes: u64,
+    /// A link in the basedir leads to it.
+    pub(crate) is_linked: bool,
+}
+
+/// Which of these are to be removed, and in which order: those first that intent has not named for longest, which are the
+/// least likely to be gone back to. When it was unpacked says less: what ran for a year is older than what was only tried.
+pub(crate) fn prune<'a>(unwanted: &'a [Unwanted], keep: &Keep) -> Vec<&'a Unwanted> {
+    let mut newest_first = unwanted.iter().filter(|one| !one.is_linked).collect::<Vec<_>>();
+    newest_first.sort_by_key(|one| (one.unwanted_for, Reverse(one.made), &one.name));
+    let mut bytes = 0u64;
+    let fits = |one: &&&Unwanted| {
+        bytes = bytes.saturating_add(one.bytes);
+        keep.bytes.is_none_or(|most| bytes <= most)
+    };
+    let kept = newest_first.iter().take(keep.count).take_while(fits).count();
+    newest_first.into_iter().skip(kept).rev().filter(|one| one.unwanted_for >= UNWANTED_FOR).collect()
 }
 
 /// `slug_0.2`.
@@ -44,8 +102,23 @@ pub(crate) fn stage_name(install: &str) -> String {
 
 const STAGE: &str = ".stage-";
 
+/// What an install is called while it is deleted.
+pub(crate) fn doomed_name(install: &str) -> String {
+    format!("{DOOMED}{install}")
+}
+
+const DOOMED: &str = ".prune-";
+
+/// The file whose time says since when intent does not name an install.
+pub(crate) fn note_name(install: &str) -> String {
+    format!("{NOTE}{install}")
+}
+
+const NOTE: &str = ".unwanted-";
+
 #[cfg(test)]
 pub(crate) mod tests {
+    use proptest::prelude::*;
     use store::intent::Listing;
     use store::{Document, Revision};
 
@@ -89,6 +162,112 @@ pub(crate) mod tests {
             let plan = decide(&app("/srv/slug", versions), &seen.iter().map(|name| (*name).to_owned()).collect());
             assert_eq!(plan.prepare.iter().map(Version::as_str).collect::<Vec<_>>(), prepare, "{versions:?} {seen:?}");
             assert_eq!(plan.remove, remove, "{versions:?} {seen:?}");
+        }
+    }
+
+    /// Versions and their status, what is seen, whose time is noted, whose note is removed.
+    #[test]
+    fn what_intent_names_no_more_is_noted_and_what_it_names_again_is_not() {
+        let versions = [("1", "prep"), ("2", "active")];
+        let table: [Row; 6] = [
+            (&versions, &["slug_0", "slug_1", "slug_2"], &["slug_0"], &[]),
+            (&versions, &["slug_0", ".unwanted-slug_0", "slug_1", "slug_2"], &[], &[]),
+            (&versions, &["slug_1", ".unwanted-slug_1", "slug_2"], &[], &["slug_1"]),
+            (&versions[..1], &["slug_1", ".unwanted-slug_2", ".unwanted-other_1"], &[], &["slug_2"]),
+            (
+                &versions,
+                &["slug_1", "slug_2", "slug", "slug_", "slugs_3", "other_3", "notes.txt", "slug_../x"],
+                &[],
+                &[],
+            ),
+            (&[], &["slug_1", "slug_2"], &["slug_1", "slug_2"], &[]),
+        ];
+        for (versions, seen, retire, recall) in table {
+            let plan = decide(&app("/srv/slug", versions), &seen.iter().map(|name| (*name).to_owned()).collect());
+            assert_eq!((plan.retire, plan.recall), (strings(retire), strings(recall)), "{versions:?} {seen:?}");
+        }
+    }
+
+    fn strings(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_ones_that_intent_named_last_are_kept_and_the_others_go_oldest_first() {
+        // Named no more since so many minutes, put there at, bytes; `L` for a link.
+        let found = |of: &[(u64, i64, u64)], linked: &[usize]| {
+            let one = |(at, (minutes, made, bytes)): (usize, &(u64, i64, u64))| Unwanted {
+                name: format!("slug_{at}"),
+                unwanted_for: Duration::from_secs(60 * minutes),
+                made: (*made, 0),
+                bytes: *bytes,
+                is_linked: linked.contains(&at),
+            };
+            of.iter().enumerate().map(one).collect::<Vec<_>>()
+        };
+        let four = [(40, 9, 10), (30, 0, 10), (20, 0, 10), (11, 0, 10)];
+        let keep = |count, bytes| Keep { count, bytes };
+        for (found, keep, removed) in [
+            (found(&four, &[]), keep(3, None), &["slug_0"][..]),
+            (found(&four, &[]), keep(4, None), &[]),
+            (found(&four, &[]), keep(0, None), &["slug_0", "slug_1", "slug_2", "slug_3"]),
+            (found(&four, &[3, 0]), keep(1, None), &["slug_1"]),
+            (found(&four, &[]), keep(3, Some(20)), &["slug_0", "slug_1"]),
+            (found(&four, &[]), keep(3, Some(29)), &["slug_0", "slug_1"]),
+            (found(&four, &[]), keep(3, Some(0)), &["slug_0", "slug_1", "slug_2", "slug_3"]),
+            (found(&four, &[]), keep(1, Some(1000)), &["slug_0", "slug_1", "slug_2"]),
+            // Whoever knew of it a moment ago may be about to run it.
+            (found(&[(40, 0, 10), (9, 0, 10), (0, 0, 10)], &[]), keep(0, None), &["slug_0"]),
+            (found(&[(9, 0, 10), (9, 0, 10)], &[]), keep(0, Some(0)), &[]),
+            // Noted at once: the older one goes.
+            (found(&[(11, 7, 10), (11, 5, 10), (11, 6, 10)], &[]), keep(1, None), &["slug_1", "slug_2"]),
+        ] {
+            let names = prune(&found, &keep).iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+            assert_eq!(names, strings(removed), "{keep:?} {found:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_there_is_no_more_is_removed_than_has_to_be(
+            found in prop::collection::vec((0u64..30, 0i64..3, 0u64..100, prop::bool::weighted(0.3)), 0..9),
+            count in 0usize..5,
+            bytes in prop::option::of(0u64..300),
+        ) {
+            let found = found.iter().enumerate().map(|(at, (minutes, made, bytes, is_linked))| Unwanted {
+                name: format!("slug_{at}"),
+                unwanted_for: Duration::from_secs(60 * minutes),
+                made: (*made, 0),
+                bytes: *bytes,
+                is_linked: *is_linked,
+            });
+            let (found, keep) = (found.collect::<Vec<_>>(), Keep { count, bytes });
+            let removed = prune(&found, &keep);
+            prop_assert!(removed.iter().all(|one| !one.is_linked && one.unwanted_for >= UNWANTED_FOR));
+            prop_assert!(removed.is_sorted_by_key(|one| Reverse(one.unwanted_for)));
+            let left = found.iter().filter(|one| !removed.contains(one)).cloned().collect::<Vec<_>>();
+            prop_assert!(prune(&left, &keep).is_empty(), "a further pass removes nothing");
+            // What goes is never newer than what stays and could have gone.
+            let stays = left.iter().filter(|one| !one.is_linked && one.unwanted_for >= UNWANTED_FOR);
+            let oldest = stays.clone().map(|one| one.unwanted_for).max().unwrap_or_default();
+            prop_assert!(removed.iter().all(|one| one.unwanted_for >= oldest));
+            if let Some(last) = removed.last() {
+                // With the newest of them back there would be too many, or too much.
+                let others = left.iter().filter(|one| !one.is_linked);
+                let (number, size) = others.fold((1, last.bytes), |(n, size), one| (n + 1, size + one.bytes));
+                prop_assert!(number > count || bytes.is_some_and(|most| size > most));
+            }
+        }
+
+        #[test]
+        fn whatever_is_there_only_this_apps_installs_of_other_versions_are_unwanted(
+            names in prop::collection::btree_set("(\\.stage-|\\.prune-|\\.unwanted-|\\.)?(slug|slu|other)?[_.-]?[a-z0-9._/ -]{0,4}", 0..8),
+        ) {
+            let app = app("/srv/slug", &[("1", "active"), ("a", "prep")]);
+            for name in unwanted(&app, &names) {
+                let version = name.strip_prefix("slug_").expect("it is this app's");
+                prop_assert!(store::is_name(version) && !["1", "a"].contains(&version), "{}", name);
+            }
         }
     }
 }

@@ -3,17 +3,21 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use preparer::{Preparer, Sources};
+use preparer::{Keep, Preparer, Sources};
 
 /// Fetches and unpacks every version that intent names for this host.
 ///
 /// For each app under nodes/<node>/ and each of its versions, "prep" and "active" alike, the active one first, it makes
 /// the directory <basedir>/installs/<app>_<version>/ out of the artifact <repo>/<app>/<app>_<version>.tar.gz. The
-/// directory appears whole or not at all, and is never touched again. Nothing is started: that is pp-setlive's. Without
+/// directory appears whole or not at all, and is not touched as long as intent names it. What intent names no more is removed
+/// some ten minutes later, but for the --keep that it named last and whatever a link in the basedir leads to. Nothing is started: that is pp-setlive's. Without
 /// --once it stays, follows changes of intent as they come, and retries what failed.
 #[derive(Debug, Parser)]
 #[command(version, after_help = format!("{EXAMPLE}\n\n{}", converge::EXIT_STATUS))]
 struct Cli {
+    #[command(flatten)]
+    keep: Keep,
+
     #[command(flatten)]
     common: converge::Args,
 
@@ -31,5 +35,5 @@ fetches http://artifacts.example.com/slug/slug_0.2.tar.gz and makes /srv/slug/in
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    converge::main(&cli.common, |_| Preparer::new(cli.sources, cli.common.run.is_watched()))
+    converge::main(&cli.common, |_| Preparer::new(cli.sources, cli.keep, cli.common.run.is_watched()))
 }

@@ -8,6 +8,7 @@ mod interrupted;
 mod limits;
 mod prepare;
 mod progress;
+mod prune;
 mod support;
 mod tls;
 mod verify;

@@ -35,7 +35,7 @@ fn every_version_is_prepared_the_active_one_first_and_a_second_pass_changes_and_
 
     intend(&host, "slug", &json!({"4": "active"}));
     converge(&host);
-    assert_eq!(names(&host, "slug"), [".lock", "slug_1", "slug_2", "slug_3", "slug_4"], "nothing is removed");
+    assert_eq!(names(&host, "slug"), [".lock", "slug_1", "slug_2", "slug_3", "slug_4"], "nothing is removed at once");
 }
 
 #[test]

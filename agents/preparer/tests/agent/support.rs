@@ -43,10 +43,11 @@ pub(crate) fn file(archive: &mut Archive, path: &str, content: &[u8]) {
     archive.append_data(&mut header, path, content).unwrap();
 }
 
-/// What is in an app's directory of installs.
+/// What is in an app's directory of installs, without the notes of since when intent names something no more.
 pub(crate) fn names(host: &Host, app: &str) -> Vec<String> {
     let installs = fs::read_dir(host.path("srv").join(app).join("installs")).unwrap();
-    let mut names = installs.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>();
+    let names = installs.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names = names.filter(|name| !name.starts_with(".unwanted-")).collect::<Vec<_>>();
     names.sort();
     names
 }
