@@ -90,6 +90,7 @@ impl Agent for Preparer {
                 Err(error) => format!("refuse {error:#}"),
             }
         });
+        let doomed = doomed?;
         let prune = doomed.iter().map(|Unwanted { name, bytes, .. }| {
             format!("remove {}, which intent names no more ({})", at(name), size(*bytes))
         });
@@ -105,12 +106,12 @@ pub(crate) async fn observe(app: &App) -> Result<Plan> {
     blocking(move || Ok(decide(&app, &Installs::of(&app).names()?))).await
 }
 
-/// The same with what is to be removed, oldest first.
-pub(crate) fn look(app: &App, keep: &Keep) -> Result<(Plan, Vec<Unwanted>)> {
+/// The same with what is to be removed, oldest first; what keeps that from being known keeps nothing else from being done.
+pub(crate) fn look(app: &App, keep: &Keep) -> Result<(Plan, Result<Vec<Unwanted>>)> {
     let names = Installs::of(app).names()?;
-    Ok((decide(app, &names), doomed(app, &names, keep)?))
+    Ok((decide(app, &names), doomed(app, &names, keep)))
 }
 
-fn is_done((plan, doomed): &(Plan, Vec<Unwanted>)) -> bool {
-    plan.is_empty() && doomed.is_empty()
+fn is_done((plan, doomed): &(Plan, Result<Vec<Unwanted>>)) -> bool {
+    plan.is_empty() && doomed.as_ref().is_ok_and(Vec::is_empty)
 }

@@ -178,10 +178,11 @@ impl Prune {
         let Some(app) = self.app(task.wanted()) else { return Ok(()) };
         let (keep, seen) = (self.keep, app.clone());
         let (plan, doomed) = self.blocking(move |_| look(&seen, &keep)).await?;
-        let mut errors = Vec::new();
-        if !doomed.is_empty() {
-            errors.extend(self.remove(&app, doomed, &mut task).await.err());
-        }
+        let removed = match doomed {
+            Ok(doomed) => self.remove(&app, doomed, &mut task).await,
+            Err(error) => Err(error),
+        };
+        let mut errors = Vec::from_iter(removed.err());
         let Plan { retire, recall, .. } = plan;
         if !retire.is_empty() || !recall.is_empty() {
             debug!(app = %app.name, "no longer named by intent: {retire:?}; named again, or gone: {recall:?}");

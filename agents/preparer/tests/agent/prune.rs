@@ -193,3 +193,22 @@ fn what_would_be_gone_back_to_stays_until_something_else_is_healthy() {
     agent.stop();
     assert_eq!(left(&host), ["slug_1", "slug_4"], "it is the one to go back to by hand");
 }
+
+#[test]
+fn what_keeps_links_from_being_read_removes_nothing_and_keeps_nothing_from_being_prepared() {
+    let host = host(&["1", "2"]);
+    age(&host, 11, &["1"]);
+    host.repo.artifact("slug", "3", |archive| file(archive, "data", b"x"));
+    intend(&host, "slug", &json!({"2": "active", "3": "prep"}));
+    let basedir = host.path("srv/slug");
+    // Who is not root may pass through a directory that he may not list.
+    let chown = ["-R", "nobody", host.scratch.path().to_str().unwrap()];
+    assert!(std::process::Command::new("chown").args(chown).status().unwrap().success());
+    fs::copy(host.preparer().get_program(), host.path("pp-preparer")).unwrap();
+    fs::set_permissions(&basedir, std::os::unix::fs::PermissionsExt::from_mode(0o311)).unwrap();
+    let mut unprivileged = std::process::Command::new("chpst");
+    unprivileged.args(["-u", "nobody"]).arg(host.path("pp-preparer")).args(host.preparer().get_args());
+    let failed = pass(unprivileged.args(["--once", "--keep", "0"]).current_dir(host.scratch.path()));
+    assert!(!failed.ok && failed.log.contains("slug: reading the links in "), "{}", failed.log);
+    assert_eq!(left(&host), ["slug_1", "slug_2", "slug_3"]);
+}
