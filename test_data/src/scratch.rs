@@ -50,7 +50,8 @@ impl Scratch {
         Self::new()
     }
 
-    fn under(parent: &Path) -> Self {
+    /// In a directory that is there.
+    pub fn under(parent: &Path) -> Self {
         let dir = tempfile::Builder::new().prefix("platypus-").tempdir_in(parent).expect("a temporary directory");
         // Apps may run as another user, who has to come through here.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is ours");

@@ -1,9 +1,8 @@
 //! What an artifact of any number of entries may cost, and what happens when the host has no more to give.
 
-use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use fixtures::{Host, Pass, SOON, bin, eventually, pass};
+use fixtures::{Host, Pass, bin, pass, peak_memory};
 use serde_json::json;
 
 use crate::support::{file, intend, names};
@@ -34,20 +33,6 @@ fn fifty_thousand_entries_take_no_more_descriptors_and_memory_than_fifty() {
     let (few, many) = (peak(50), peak(50_000));
     println!("peak memory {few} kB with 50 entries, {many} kB with 50,000");
     assert!(few > 1_000 && many < few + 3_000, "{few} kB with 50 entries, {many} kB with 50,000");
-}
-
-/// The most that a process had resident while it ran, in kB.
-fn peak_memory(mut child: Child) -> u64 {
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    eventually("the pass ends", SOON, || {
-        // Gone, or without the line, once it has ended.
-        let status = fs::read_to_string(&status).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        peak = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(peak).max(peak);
-        child.try_wait().unwrap()
-    });
-    peak
 }
 
 #[test]
