@@ -14,10 +14,10 @@ use tar::EntryType;
 
 use crate::decide::tests::app;
 use crate::install::Installs;
+use crate::unpack::Allowed;
 use crate::unpack::build::{
     about_next, artifact, directory, entry, file, gzip, hard_link, header, of_type, pax, record, symlink,
 };
-use crate::unpack::Allowed;
 
 struct Case {
     artifact: Vec<u8>,

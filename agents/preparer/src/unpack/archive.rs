@@ -119,7 +119,7 @@ impl<R: BufRead> Archive<R> {
     fn kind(&mut self, header: &Header, about: About, named_as_directory: bool) -> Result<Kind> {
         let stored = match about.size {
             Some(size) => size,
-            None => header.entry_size().context("malformed size")?,
+            None => header.entry_size().ok().context("malformed size")?,
         };
         // As GNU tar has it: the size of a hard link is the file's, and no content follows.
         self.content = if header.entry_type() == EntryType::Link { 0 } else { stored };
@@ -136,14 +136,14 @@ impl<R: BufRead> Archive<R> {
             EntryType::Regular | EntryType::Continuous if about.sparse.is_some() => {
                 let sparse = about.sparse.unwrap_or_default();
                 let (size, extents) = self.pax_sparse(sparse, stored).context("malformed map of a sparse file")?;
-                Kind::File(file(header, about.modified, size, Some(extents)).context("malformed mode")?)
+                Kind::File(file(header, about.modified, size, Some(extents)).context(MALFORMED_MODE)?)
             }
             EntryType::Regular | EntryType::Continuous => {
-                Kind::File(file(header, about.modified, stored, None).context("malformed mode")?)
+                Kind::File(file(header, about.modified, stored, None).context(MALFORMED_MODE)?)
             }
             EntryType::GNUSparse => {
                 let (size, extents) = self.sparse(header, stored).context("malformed map of a sparse file")?;
-                Kind::File(file(header, about.modified, size, Some(extents)).context("malformed mode")?)
+                Kind::File(file(header, about.modified, size, Some(extents)).context(MALFORMED_MODE)?)
             }
             EntryType::Symlink => Kind::Symlink(link().context("a symbolic link to nothing")?),
             EntryType::Link => Kind::HardLink(link().context("a hard link to nothing")?),
@@ -156,7 +156,7 @@ impl<R: BufRead> Archive<R> {
     /// Reads the map of a sparse file in the old GNU format: its real size, and where the content goes.
     fn sparse(&mut self, header: &Header, stored: u64) -> Result<(u64, Vec<Extent>)> {
         let gnu = header.as_gnu().context("not in a GNU header")?;
-        let size = gnu.real_size()?;
+        let size = gnu.real_size().ok().context(NO_NUMBER)?;
         let mut map = Map::default();
         gnu.sparse.iter().try_for_each(|piece| map.add_gnu(piece))?;
         let mut more = gnu.is_extended();
@@ -208,7 +208,7 @@ impl<R: BufRead> Archive<R> {
 
     /// Reads the content of a header that is about the next one.
     fn extension(&mut self, header: &Header, most: u64) -> Result<Vec<u8>> {
-        let size = header.entry_size().context("malformed size of a name or of attributes")?;
+        let size = header.entry_size().ok().context("malformed size of a name or of attributes")?;
         ensure!(size <= most, "a name or attributes longer than {most} bytes");
         let mut bytes = Vec::new();
         self.each_chunk(size, |chunk| {
@@ -264,6 +264,9 @@ impl<R: BufRead> Archive<R> {
 }
 
 const READING: &str = "reading the artifact";
+// What the crate says of a field has its bytes in it, or the entry's name, as they stand in the archive: those may be anything.
+const MALFORMED_MODE: &str = "malformed mode";
+const NO_NUMBER: &str = "not a number";
 
 fn fill(input: &mut impl BufRead) -> Result<&[u8]> {
     loop {
@@ -284,9 +287,9 @@ fn check_sum(header: &Header) -> Result<()> {
     Ok(())
 }
 
-fn file(header: &Header, modified: Option<(i64, u32)>, size: u64, extents: Option<Vec<Extent>>) -> io::Result<File> {
+fn file(header: &Header, modified: Option<(i64, u32)>, size: u64, extents: Option<Vec<Extent>>) -> Option<File> {
     let in_header = || header.mtime().ok().and_then(|seconds| Some((i64::try_from(seconds).ok()?, 0)));
-    Ok(File { mode: header.mode()?, modified: modified.or_else(in_header), size, extents })
+    Some(File { mode: header.mode().ok()?, modified: modified.or_else(in_header), size, extents })
 }
 
 /// What extension headers say about the entry that follows them.
@@ -355,7 +358,11 @@ struct Map {
 
 impl Map {
     fn add_gnu(&mut self, piece: &GnuSparseHeader) -> Result<()> {
-        if piece.is_empty() { Ok(()) } else { self.add(piece.offset()?, piece.length()?) }
+        if piece.is_empty() {
+            return Ok(());
+        }
+        let (offset, length) = (piece.offset().ok(), piece.length().ok());
+        self.add(offset.context(NO_NUMBER)?, length.context(NO_NUMBER)?)
     }
 
     fn add(&mut self, offset: u64, length: u64) -> Result<()> {

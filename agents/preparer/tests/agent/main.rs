@@ -2,7 +2,6 @@
 
 mod cost;
 mod download;
-mod gnu_tar;
 mod http;
 mod interrupted;
 mod limits;
