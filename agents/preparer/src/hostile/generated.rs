@@ -14,7 +14,7 @@ use super::archive::hostile;
 use super::sandbox::Sandbox;
 use crate::unpack::{Allowed, Unpacked, unpack};
 
-const ARCHIVES: u64 = 24_000;
+const ARCHIVES: u64 = 20_000;
 
 fn unpacked(artifact: &[u8], into: &Path) -> Result<Unpacked> {
     unpack(artifact, File::open(into).unwrap().into(), &Allowed::default())

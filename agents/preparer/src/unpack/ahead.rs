@@ -11,7 +11,9 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::Scope;
 
 /// What is passed on at a time: large beside what passing it on costs, small beside a processor's cache.
-pub(super) const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = 256 * 1024;
+/// What is small needs no more than this, and memory costs time.
+const FIRST_CHUNK: usize = 16 * 1024;
 
 /// Chunks that may wait to be read.
 const WAITING: usize = 4;
@@ -58,9 +60,11 @@ impl Ahead {
 
 /// To the end, which an empty chunk marks, or to the first error, or until nobody reads any more.
 fn fill(mut source: impl Read, to: &SyncSender<io::Result<Chunk>>, empty: &Receiver<Chunk>) {
+    let mut size = FIRST_CHUNK;
     loop {
         let mut chunk = empty.try_recv().unwrap_or_default();
-        chunk.bytes.resize(CHUNK, 0);
+        chunk.bytes.resize(size.max(chunk.bytes.len()), 0);
+        size = (size * 4).min(CHUNK);
         let read = some_of(&mut source, &mut chunk.bytes).map(|filled| Chunk { filled, ..chunk });
         let is_last = !matches!(&read, Ok(chunk) if chunk.filled > 0);
         if to.send(read).is_err() || is_last {
