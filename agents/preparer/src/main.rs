@@ -9,9 +9,9 @@ use preparer::{Keep, Preparer, Sources};
 ///
 /// For each app under nodes/<node>/ and each of its versions, "prep" and "active" alike, the active one first, it makes
 /// the directory <basedir>/installs/<app>_<version>/ out of the artifact <repo>/<app>/<app>_<version>.tar.gz. The
-/// directory appears whole or not at all, and is not touched as long as intent names it. What intent names no more is removed
-/// some ten minutes later, but for the --keep that it named last and whatever a link in the basedir leads to. Nothing is started: that is pp-setlive's. Without
-/// --once it stays, follows changes of intent as they come, and retries what failed.
+/// directory appears whole or not at all, and is not touched as long as intent names it. What intent names no more is
+/// removed some ten minutes later, but for the --keep that it named last and whatever a link in the basedir leads to.
+/// Nothing is started: that is pp-setlive's. Without --once it stays, follows changes of intent as they come, and retries what failed.
 #[derive(Debug, Parser)]
 #[command(version, after_help = format!("{EXAMPLE}\n\n{}", converge::EXIT_STATUS))]
 struct Cli {
