@@ -16,8 +16,8 @@ use crate::http::request_within;
 use crate::netns::within_network_of;
 use crate::{Repo, SOON, Scratch, bin, eventually};
 
-/// After this an answer does not come: a hundred times what one takes, for the sake of busy machines.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// After this an answer does not come: hundreds of times what one takes, for the sake of busy machines.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Hosts `web1`, `web2`, … and the Consul servers `server1` to `server3`, which are nodes, too.
 #[derive(Debug)]

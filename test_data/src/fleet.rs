@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::{Behaviour, Cluster, Probe, bin};
+use crate::{Behaviour, Cluster, Probe};
 
 /// Longer than a roll takes that is not stuck.
 const SOON: Duration = Duration::from_secs(90);
@@ -123,7 +123,7 @@ impl Fleet {
     }
 
     fn pp_store_command(&self, words: &[&str]) -> Command {
-        let mut command = self.cluster.command("web1", bin("pp-store"));
+        let mut command = self.cluster.command("web1", "pp-store");
         command.args(["--store", "consul://127.0.0.1:8500"]).args(words);
         command
     }

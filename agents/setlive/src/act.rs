@@ -2,7 +2,7 @@
 
 mod steps;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
@@ -356,6 +356,7 @@ fn same(one: &Wanted, other: &Wanted) -> bool {
         min_nodes: 0,
         allow_setuid: false,
         limits,
+        artifacts: BTreeMap::new(),
         ..app.clone()
     };
     match (one, other) {
