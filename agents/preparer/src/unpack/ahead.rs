@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::Scope;
 
 /// What is passed on at a time: large beside what passing it on costs, small beside a processor's cache.
-const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = 128 * 1024;
 /// What is small needs no more than this, and memory costs time.
 const FIRST_CHUNK: usize = 16 * 1024;
 
@@ -63,7 +63,10 @@ fn fill(mut source: impl Read, to: &SyncSender<io::Result<Chunk>>, empty: &Recei
     let mut size = FIRST_CHUNK;
     loop {
         let mut chunk = empty.try_recv().unwrap_or_default();
-        chunk.bytes.resize(size.max(chunk.bytes.len()), 0);
+        if chunk.bytes.len() < size {
+            // Zeros from the system, which costs nothing before they are written over.
+            chunk.bytes = vec![0; size];
+        }
         size = (size * 4).min(CHUNK);
         let read = some_of(&mut source, &mut chunk.bytes).map(|filled| Chunk { filled, ..chunk });
         let is_last = !matches!(&read, Ok(chunk) if chunk.filled > 0);
