@@ -25,6 +25,7 @@ mod repo;
 mod requests;
 mod runsvdir;
 mod scratch;
+mod script;
 mod tree;
 mod web;
 
@@ -47,5 +48,6 @@ pub use proxy::{Fault, Proxy};
 pub use repo::{Archive, Behaviour, Repo, Slug};
 pub use runsvdir::Runsvdir;
 pub use scratch::{Scratch, end_all, reap};
+pub use script::script;
 pub use tree::{Content, Entry, Kind, Tree, differences, tree, tree_where, without_runits};
 pub use web::{WebAnswer, WebRequest, WebServer};

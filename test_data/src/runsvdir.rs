@@ -55,12 +55,10 @@ impl Runsvdir {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
     use super::*;
-    use crate::{eventually, mentioning};
+    use crate::{eventually, mentioning, script};
 
     #[test]
     fn it_starts_what_it_finds_and_killed_leaves_it_running() {
@@ -69,8 +67,7 @@ mod tests {
         let runsvdir = Runsvdir::start(&scratch, &services);
         let service = scratch.path().join("stage");
         fs::create_dir(&service).unwrap();
-        fs::write(service.join("run"), "#!/bin/sh\necho > started\nexec sleep 1000\n").unwrap();
-        fs::set_permissions(service.join("run"), Permissions::from_mode(0o755)).unwrap();
+        script(&service.join("run"), "echo > started\nexec sleep 1000");
         fs::rename(&service, services.join("app")).unwrap();
         eventually("the service runs", Duration::from_secs(20), || services.join("app/started").exists().then_some(()));
         let before = mentioning(scratch.path());

@@ -124,17 +124,15 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::{Runsvdir, eventually};
+    use crate::{Runsvdir, eventually, script};
 
     /// An app that ignores TERM, with a child that does too and, for good measure, one that left its directory.
-    const STUBBORN: &str =
-        "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\n(cd / && FROM=$OLDPWD exec sleep 1000) &\nsleep 1000\n";
+    const STUBBORN: &str = "trap '' TERM\nsleep 1000 &\n(cd / && FROM=$OLDPWD exec sleep 1000) &\nsleep 1000\n";
 
     fn with_a_stubborn_service(scratch: &Scratch) {
         let services = scratch.path().join("service");
         fs::create_dir_all(services.join("stubborn")).unwrap();
-        fs::write(services.join("stubborn/run"), STUBBORN).unwrap();
-        fs::set_permissions(services.join("stubborn/run"), Permissions::from_mode(0o755)).unwrap();
+        script(&services.join("stubborn/run"), STUBBORN);
         Runsvdir::start(scratch, &services);
         eventually("runsvdir, runsv, the app and its three children run", DEADLINE, || {
             (mentioning(scratch.path()).len() == 6).then_some(())

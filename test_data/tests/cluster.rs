@@ -1,14 +1,14 @@
 //! `kickstart/cluster`: it does what its help says, and leaves nothing behind, whatever happens to it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::net::TcpStream;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use fixtures::{Behaviour, Cluster, SOON, Scratch, bin, end_all, eventually, kickstart_cluster};
+use fixtures::{Behaviour, Cluster, SOON, Scratch, bin, end_all, eventually, kickstart_cluster, script};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::json;
 
@@ -142,8 +142,7 @@ fn half_up(dir: &Path, file: &str, scratch: &Path) -> Child {
         for program in ["pp-setlive", "pp-iptables", "pp-store", "slug"] {
             symlink(bin(program), bins.join(program)).unwrap();
         }
-        fs::write(bins.join("pp-preparer"), "#!/bin/sh\nexec sleep 1000\n").unwrap();
-        fs::set_permissions(bins.join("pp-preparer"), Permissions::from_mode(0o755)).unwrap();
+        script(&bins.join("pp-preparer"), "exec sleep 1000");
     }
     let mut up = kickstart_cluster(dir);
     up.env("BIN", bins);

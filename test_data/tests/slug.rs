@@ -67,8 +67,9 @@ impl Drop for Running {
 }
 
 fn unpack(artifact: &Path, to: &Path) {
-    let file = fs::File::open(artifact).unwrap();
-    tar::Archive::new(flate2::read::GzDecoder::new(file)).unpack(to).unwrap();
+    fs::create_dir(to).unwrap();
+    // Not by ourselves: see `fixtures::script`.
+    assert!(Command::new("tar").arg("xzf").arg(artifact).arg("-C").arg(to).status().unwrap().success());
 }
 
 fn output(command: &mut Command) -> (bool, String) {

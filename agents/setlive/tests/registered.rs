@@ -1,10 +1,9 @@
 //! What the store is told of what runs here, also where intent, nodes, clusters or operators change on the way.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use fixtures::{Behaviour, Host, SOON, Slug, bin, eventually, pass};
+use fixtures::{Behaviour, Host, SOON, Slug, bin, eventually, pass, script};
 use serde_json::{Value, json};
 
 fn live() -> Host {
@@ -26,8 +25,7 @@ fn document(host: &Host, key: &str) -> Option<Value> {
 /// A check that an operator of the host can have pass or fail.
 fn check_script(host: &Host, version: &str, says: &str) {
     let check = host.path(&format!("srv/slug/installs/slug_{version}/bin/check"));
-    fs::write(&check, format!("#!/bin/sh\n{says}\n")).unwrap();
-    fs::set_permissions(&check, PermissionsExt::from_mode(0o755)).unwrap();
+    script(&check, says);
 }
 
 fn instance(host: &Host) -> Value {

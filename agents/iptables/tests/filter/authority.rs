@@ -1,7 +1,7 @@
 //! Another program sees to the filter: files for it, and when it is called.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -34,8 +34,7 @@ fn definition(host: &Host, app: &str) -> Option<Value> {
 
 fn program(host: &Host, name: &str, script: &str) -> String {
     let path = host.path(name);
-    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    fixtures::script(&path, script);
     path.to_str().unwrap().to_owned()
 }
 

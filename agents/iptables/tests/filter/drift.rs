@@ -1,12 +1,11 @@
 //! What somebody else does to the filter, and several agents at once.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use fixtures::{SOON, bin, eventually, pass};
+use fixtures::{SOON, bin, eventually, pass, script};
 use serde_json::json;
 
 use crate::support::{Site, agent, with_each_variant};
@@ -131,11 +130,10 @@ fn what_a_killed_agent_left_running_ends_before_the_next_one_begins() {
         let (programs, begun, go) = (site.host.path("programs"), site.host.path("begun"), site.host.path("go"));
         fs::create_dir(&programs).unwrap();
         let (variant, touch, wait) = (site.variant, begun.display(), go.display());
-        let slow = format!("#!/bin/sh\n: >{touch}\nuntil [ -e {wait} ]; do sleep 0.01; done\n");
+        let slow = format!(": >{touch}\nuntil [ -e {wait} ]; do sleep 0.01; done\n");
         for family in ["iptables", "ip6tables"] {
-            let path = programs.join(format!("{family}-restore"));
-            fs::write(&path, format!("{slow}exec {family}-{variant}-restore \"$@\"\n")).unwrap();
-            fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+            let restore = format!("{family}-restore");
+            script(&programs.join(restore), &format!("{slow}exec {family}-{variant}-restore \"$@\""));
             std::os::unix::fs::symlink(
                 format!("/usr/sbin/{family}-{variant}-save"),
                 programs.join(format!("{family}-save")),
@@ -194,9 +192,8 @@ fn ipv4_gets_its_rules_while_ipv6_cannot_be_read() {
         site.open("slug", json!([80]));
         let programs = site.host.path("programs");
         fs::create_dir(&programs).unwrap();
-        let path = programs.join(format!("ip6tables-{}-save", site.variant));
-        fs::write(&path, "#!/bin/sh\necho '# Table `filter'\\'' is incompatible, use '\\''nft'\\'' tool.'\n").unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        let save = programs.join(format!("ip6tables-{}-save", site.variant));
+        script(&save, "echo '# Table `filter'\\'' is incompatible, use '\\''nft'\\'' tool.'");
         let path = format!("{}:{}:/usr/sbin", programs.display(), std::env::var("PATH").unwrap());
         for _ in 0..2 {
             let pass = pass(site.agent().arg("--once").env("PATH", &path));
@@ -219,9 +216,7 @@ fn a_command_that_is_not_there_or_fails_is_named_with_what_it_says() {
         site.open("slug", json!([80]));
         let programs = site.host.path("programs");
         fs::create_dir(&programs).unwrap();
-        let path = programs.join(format!("iptables-{}-restore", site.variant));
-        fs::write(&path, "#!/bin/sh\necho 'not today' >&2\nexit 4\n").unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        script(&programs.join(format!("iptables-{}-restore", site.variant)), "echo 'not today' >&2\nexit 4");
         let mut agent = site.agent();
         agent.arg("--once").env("PATH", format!("{}:{}:/usr/sbin", programs.display(), std::env::var("PATH").unwrap()));
         let pass = pass(&mut agent);
