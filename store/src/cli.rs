@@ -23,7 +23,7 @@ use anyhow::{Context, Result};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use serde_json::Value;
-use store::repository::Repo;
+use store::repository::{Access, Repo};
 use store::schema::IntentKey;
 use store::{AppName, ClusterName, Directory, Expected, Key, NodeName, Prefix, Revision, Store, Version};
 
@@ -209,6 +209,8 @@ enum Command {
         /// Look for every version in this repository: file:path, http://host/path or https://host/path
         #[arg(long, value_name = "URL")]
         repo: Option<Repo>,
+        #[command(flatten)]
+        access: Access,
     },
     /// Say who is down on purpose, who waits for it, and what has failed
     ///
@@ -283,12 +285,18 @@ pub(crate) enum Outcome {
 }
 
 pub(crate) async fn run(args: Args) -> Result<Outcome> {
-    if let Command::Check { dir: Some(dir), repo } = args.command {
+    if let Command::Check { repo: None, access, .. } = &args.command
+        && *access != Access::default()
+    {
+        let says = "--repo-token, --repo-login and --repo-ca are of use with --repo only";
+        Args::command().error(ErrorKind::MissingRequiredArgument, says).exit();
+    }
+    if let Command::Check { dir: Some(dir), repo, access } = args.command {
         if args.store.is_some() {
             let says = "check either a DIR or the store that --store names";
             Args::command().error(ErrorKind::ArgumentConflict, says).exit();
         }
-        return check::run(&Store::Directory(Directory::open(dir)), repo.as_ref(), args.json).await;
+        return check::run(&Store::Directory(Directory::open(dir)), repo.as_ref().zip(Some(&access)), args.json).await;
     }
     let store = Store::open(args.store.as_deref())?;
     let outcome = run_in(&store, args.command, args.json).await;
@@ -307,7 +315,7 @@ async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> 
         Command::Rm { keys, force } => rm::run(store, keys, force, json).await,
         Command::Import { dir, options } => import::run(store, &dir, options, json).await,
         Command::Export { dir, options } => export::run(store, &dir, options, json).await,
-        Command::Check { dir: _, repo } => check::run(store, repo.as_ref(), json).await,
+        Command::Check { dir: _, repo, access } => check::run(store, repo.as_ref().zip(Some(&access)), json).await,
         Command::Leases { app, cluster } => leases::run(store, app.zip(cluster), json).await,
         Command::Release { app, cluster, node, force } => release::run(store, &app, &cluster, &node, force, json).await,
         Command::Retry { app, cluster, which } => {

@@ -2,6 +2,7 @@
 //!
 //! Ensures: what an address holds of a user and a password is never shown.
 
+mod access;
 mod allow;
 mod ask;
 
@@ -15,6 +16,7 @@ use reqwest::{Client, ClientBuilder, StatusCode, Url};
 
 use crate::{AppName, Version};
 
+pub use access::Access;
 pub use allow::{UrlPrefix, ensure_allowed};
 pub use ask::ask;
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use fixtures::{HttpFault, HttpServer, free_port};
+use fixtures::{HttpFault, HttpServer, WebAnswer, WebServer, free_port};
 use place::Place;
 use place::command::{fails, pp_store, run, said};
 use serde_json::{Value, json};
@@ -284,6 +284,37 @@ fn a_repository_that_cannot_be_asked_is_an_error_and_says_nothing_of_versions() 
         assert_eq!((status, out.as_str()), (1, ""), "{err}");
         assert!(err.contains(says), "{err}");
     }
+}
+
+#[test]
+fn a_repository_is_shown_who_asks_as_pp_preparer_shows_it() {
+    let place = Place::directory();
+    place.write("nodes/web1/slug", br#"{"cluster": "dev"}"#);
+    place.write("clusters/slug/dev/config", br#"{"versions": {"1": "active"}}"#);
+    place.write("clusters/slug/dev/deploy_config", br#"{"basedir": "/srv/slug"}"#);
+    let server = WebServer::start(|request| match request.header("authorization") {
+        Some("Bearer t0ken" | "Basic dXNlcjpwYXNz") => WebAnswer::status(200),
+        _ => WebAnswer::status(401),
+    });
+    let file = |name: &str, content: &str| {
+        let path = place.scratch.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (token, login, empty) = (file("token", "t0ken\n"), file("login", "user:pass\n"), file("empty", "\n"));
+    let table: [(&[&str], i32, &str); 5] = [
+        (&[], 1, "401"),
+        (&["--repo-token", &token], 0, "0 invalid"),
+        (&["--repo-login", &login], 0, "0 invalid"),
+        (&["--repo-token", &empty], 1, "empty: it is empty"),
+        (&["--repo-ca", &empty], 1, "no certificate"),
+    ];
+    for (flags, ends, says) in table {
+        let (status, _, err) = run(&place, &[&["check", "--repo", &server.url()], flags].concat());
+        assert!(status == ends && err.contains(says) && !err.contains("t0ken"), "{flags:?}: {status}: {err}");
+    }
+    let (status, _, err) = run(&place, &["check", "--repo-token", &token]);
+    assert!(status == 2 && err.contains("with --repo only"), "{status}: {err}");
 }
 
 fn pp_store_without_a_store() -> Command {

@@ -5,7 +5,6 @@
 //! takes it for the end; when the reader goes away the fetch ends, and when the fetch goes away the reader gets an error.
 //! What the repository is told of a token or a password, no other host is told.
 
-mod access;
 mod answer;
 #[cfg(test)]
 mod broken;
@@ -14,18 +13,17 @@ mod download;
 use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Error, Result, ensure};
 use bytes::{Buf, Bytes};
 use reqwest::header::ACCEPT_ENCODING;
-use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, Url};
-use store::repository::{self, Repo, UrlPrefix};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Url};
+use store::repository::{self, Access, Repo, UrlPrefix};
 use tokio::sync::mpsc;
 
 use crate::sources::{Origin, Sources};
-use access::Access;
 
 pub(crate) use download::{Download, Streamed};
 
@@ -43,7 +41,6 @@ pub(crate) struct Fetcher {
     /// Whom the token or the password is for.
     repo: Option<Url>,
     access: Access,
-    authorities: Option<PathBuf>,
     allowed: Vec<UrlPrefix>,
     /// Made when they are first needed, since that reads all of the host's CA certificates.
     to_repo: OnceCell<Client>,
@@ -80,8 +77,7 @@ impl Fetcher {
         Self {
             limits,
             repo,
-            access: Access::of(sources),
-            authorities: sources.repo_ca.clone(),
+            access: sources.access.clone(),
             allowed: sources.allow_url.clone(),
             to_repo: OnceCell::new(),
             to_others: OnceCell::new(),
@@ -114,7 +110,7 @@ impl Fetcher {
         if let Some(client) = made.get() {
             return Ok(client);
         }
-        let authorities = self.authorities()?;
+        let authorities = self.access.authorities()?;
         let settings = |client: ClientBuilder| {
             let client = client.connect_timeout(self.limits.connect).read_timeout(self.limits.stall);
             match (&authorities, origin) {
@@ -126,16 +122,6 @@ impl Fetcher {
         };
         let client = repository::client(settings, allowed)?;
         Ok(made.get_or_init(|| client))
-    }
-
-    fn authorities(&self) -> Result<Option<Vec<Certificate>>> {
-        let Some(path) = &self.authorities else { return Ok(None) };
-        let read = || -> Result<Vec<Certificate>> {
-            let authorities = Certificate::from_pem_bundle(&fs::read(path)?)?;
-            ensure!(!authorities.is_empty(), "it holds no certificate in PEM");
-            Ok(authorities)
-        };
-        read().map(Some).with_context(|| format!("--repo-ca {}", path.display()))
     }
 }
 

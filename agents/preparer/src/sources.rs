@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use converge::positive_seconds;
 use store::Version;
 use store::intent::App;
-use store::repository::{Artifact, Repo, UrlPrefix, ensure_allowed};
+use store::repository::{Access, Artifact, Repo, UrlPrefix, ensure_allowed};
 use store::schema::Sha256Digest;
 
 /// What the flags say of artifacts.
@@ -18,17 +18,8 @@ pub struct Sources {
     #[arg(long, value_name = "URL", default_value = "file:test_data/repo")]
     pub repo: Repo,
 
-    /// A file with the bearer token that the repository wants; sent to no other host
-    #[arg(long, value_name = "FILE", conflicts_with = "repo_login")]
-    pub repo_token: Option<PathBuf>,
-
-    /// A file with user:password for the repository; sent to no other host
-    #[arg(long, value_name = "FILE")]
-    pub repo_login: Option<PathBuf>,
-
-    /// The certificates, in PEM, by which the repository's server is trusted, in place of this host's
-    #[arg(long, value_name = "FILE")]
-    pub repo_ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub access: Access,
 
     /// Fetch what intent gives a URL of its own, if that begins with this: same scheme, host and port, and whole segments
     /// of the path. Redirects, too, have to stay there. May be given several times [default: fetch no such artifact]
@@ -84,7 +75,7 @@ impl Sources {
     /// What the flags say about each other beyond what their parser sees.
     pub(crate) fn check(&self) -> Result<()> {
         if let Repo::Http(url) = &self.repo {
-            let several = !url.username().is_empty() && (self.repo_token.is_some() || self.repo_login.is_some());
+            let several = !url.username().is_empty() && self.access.is_shown();
             ensure!(!several, "--repo has a user in it: give that, or --repo-token, or --repo-login");
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::Value;
 use store::check::{self, Finding, Severity};
-use store::repository::{Repo, ask};
+use store::repository::{Access, Repo, ask};
 use store::{Documents, Key, Prefix, Store};
 
 use super::{Outcome, finding, intent, note, print_lines};
@@ -13,11 +13,11 @@ use super::{Outcome, finding, intent, note, print_lines};
 /// Between two words about how far we are.
 const PROGRESS: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(store: &Store, repo: Option<&Repo>, in_json: bool) -> Result<Outcome> {
+pub(super) async fn run(store: &Store, repo: Option<(&Repo, &Access)>, in_json: bool) -> Result<Outcome> {
     let documents = observe(store).await?;
     let mut findings = check::check(&documents);
     let unknown = match repo {
-        Some(repo) => missing(repo, &documents, &mut findings).await?,
+        Some((repo, access)) => missing(repo, access, &documents, &mut findings).await?,
         None => None,
     };
     check::sort(&mut findings);
@@ -52,11 +52,16 @@ async fn observe(store: &Store) -> Result<Documents> {
 
 /// Adds a finding for every version that `repo` says it has not. What it does not say anything about comes back, as an
 /// error's text.
-async fn missing(repo: &Repo, documents: &Documents, findings: &mut Vec<Finding>) -> Result<Option<String>> {
+async fn missing(
+    repo: &Repo,
+    access: &Access,
+    documents: &Documents,
+    findings: &mut Vec<Finding>,
+) -> Result<Option<String>> {
     let named = check::versions(documents);
     let wanted = named.iter().map(|named| (named.app.clone(), named.version.clone())).collect::<Vec<_>>();
     let mut told = Instant::now();
-    let answers = ask(repo, &wanted, |asked| {
+    let answers = ask(repo, access, &wanted, |asked| {
         if told.elapsed() > PROGRESS {
             note(&format!("{repo} was asked for {asked} of {} versions", wanted.len()));
             told = Instant::now();

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use reqwest::{Client, Method, StatusCode, Url};
+use reqwest::{Client, ClientBuilder, Method, StatusCode, Url};
 use tokio::task::JoinSet;
 
-use super::{Artifact, Repo, client, is_there};
+use super::{Access, Artifact, Repo, client, is_there};
 use crate::{AppName, Version};
 
 /// How many questions are under way at once.
@@ -22,13 +22,19 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Whether `repo` has each of `versions`, in their order. Tells `asked` how many are answered, after each.
 pub async fn ask(
     repo: &Repo,
+    access: &Access,
     versions: &[(AppName, Version)],
     mut asked: impl FnMut(usize),
 ) -> Result<Vec<Result<bool>>> {
     if let Repo::Directory(root) = repo {
         ensure!(fs::metadata(root).context(repo.to_string())?.is_dir(), "{repo} is not a directory");
     }
-    let client = client(|client| client.timeout(TIMEOUT), None)?;
+    let authorities = access.authorities()?;
+    let settings = |client: ClientBuilder| {
+        let client = client.timeout(TIMEOUT);
+        authorities.iter().fold(client, |client, trusted| client.tls_certs_only(trusted.clone()))
+    };
+    let client = client(settings, None)?;
     let mut waiting = versions.iter().map(|(app, version)| repo.artifact(app, version)).enumerate();
     let mut running = JoinSet::new();
     let mut answers = versions.iter().map(|_| Err(anyhow!("it was not asked for"))).collect::<Vec<_>>();
@@ -36,8 +42,8 @@ pub async fn ask(
         while running.len() < AT_ONCE
             && let Some((n, artifact)) = waiting.next()
         {
-            let client = client.clone();
-            running.spawn(async move { (n, exists(&client, &artifact).await.context(artifact.to_string())) });
+            let (client, access) = (client.clone(), access.clone());
+            running.spawn(async move { (n, exists(&client, &access, &artifact).await.context(artifact.to_string())) });
         }
         asked(answered);
         let Some(answer) = running.join_next().await else { break };
@@ -47,10 +53,10 @@ pub async fn ask(
     Ok(answers)
 }
 
-async fn exists(client: &Client, artifact: &Artifact) -> Result<bool> {
+async fn exists(client: &Client, access: &Access, artifact: &Artifact) -> Result<bool> {
     match artifact {
         Artifact::File(path) => is_file(path),
-        Artifact::Http(url) => is_served(client, url).await,
+        Artifact::Http(url) => is_served(client, access, url).await,
     }
 }
 
@@ -66,9 +72,10 @@ fn is_file(path: &Path) -> Result<bool> {
 }
 
 /// By HEAD, or, from a server that does not want to know of it, by a GET of which nothing but the status is read.
-async fn is_served(client: &Client, url: &Url) -> Result<bool> {
+async fn is_served(client: &Client, access: &Access, url: &Url) -> Result<bool> {
     let status = async |method: Method| -> Result<StatusCode> {
-        Ok(client.request(method, url.clone()).send().await.map_err(reqwest::Error::without_url)?.status())
+        let request = access.apply(client.request(method, url.clone()))?;
+        Ok(request.send().await.map_err(reqwest::Error::without_url)?.status())
     };
     match is_there(status(Method::HEAD).await?) {
         Err(_) => is_there(status(Method::GET).await?),
