@@ -13,7 +13,7 @@ mod twice;
 
 use serde::Serialize;
 
-use crate::document::Documents;
+use crate::document::{Documents, in_a_line};
 use crate::repository::Repo;
 use crate::schema::{Config, IntentKey, Parse, Status};
 use crate::{AppName, Version};
@@ -55,7 +55,7 @@ pub struct Position {
 
 impl Finding {
     fn new(severity: Severity, key: &str, reason: impl Into<String>, advice: impl Into<String>) -> Self {
-        let (key, reason, advice) = (key.to_owned(), reason.into(), advice.into());
+        let (key, reason, advice) = (key.to_owned(), in_a_line(&reason.into()), advice.into());
         Self { severity, key, position: None, reason, advice, holds: Vec::new() }
     }
 

@@ -73,6 +73,23 @@ impl fmt::Display for Prefix {
     }
 }
 
+/// What is wrong with a document, as one line no longer than somebody reads: whoever refuses a value quotes it, and that
+/// may be all of the document, with whatever its author wants a log to say. Keeps both ends, since what is wrong and where
+/// may be at either.
+pub(crate) fn in_a_line(reason: &str) -> String {
+    const BEGINNING: usize = 300;
+    const END: usize = 100;
+    let legible = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let reason = reason.chars().map(legible).collect::<String>();
+    let length = reason.chars().count();
+    if length <= BEGINNING + END {
+        return reason;
+    }
+    let beginning = reason.chars().take(BEGINNING).collect::<String>();
+    let end = reason.chars().skip(length - END).collect::<String>();
+    format!("{beginning} … {end}")
+}
+
 /// One state of one document, for compare-and-set: on Consul its `ModifyIndex`, in a directory a hash of the bytes.
 /// Opaque, and the same in every process.
 #[derive(Debug, Clone, PartialEq, Eq)]

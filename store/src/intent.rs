@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use serde_json::{Map, Value};
 
-use crate::document::{Documents, Prefix, Token, look_up};
+use crate::document::{Documents, Prefix, Token, in_a_line, look_up};
 use crate::name::{AppName, ClusterName, NodeName, Version};
 use crate::schema::{
     ArtifactSpec, BaseDir, Config, DeployConfig, Health, IntentKey, Limits, NodeDocument, Parse, Port, Seconds, Status,
@@ -101,7 +101,7 @@ impl Listing {
                 }
                 Ok(IntentKey::Config(..) | IntentKey::DeployConfig(..)) => {}
                 Err(error) => {
-                    let reason = document.as_ref().err().cloned().unwrap_or_else(|| format!("{error:#}"));
+                    let reason = document.as_ref().err().cloned().unwrap_or_else(|| in_a_line(&format!("{error:#}")));
                     strays.push(Invalid { key: key.clone(), reason });
                 }
             }
@@ -278,7 +278,7 @@ fn parse<T: Parse>(key: &str, document: Option<&Result<Document, String>>) -> Re
         Some(Err(reason)) => reason.clone(),
         Some(Ok(document)) => match T::parse(&document.bytes) {
             Ok(parsed) => return Ok(parsed),
-            Err(error) => format!("{error:#}"),
+            Err(error) => in_a_line(&format!("{error:#}")),
         },
     };
     Err(Invalid { key: key.to_owned(), reason })

@@ -11,13 +11,18 @@ use serde::{Deserialize, Serialize};
 
 /// What is wrong with a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a name: letters, digits, '.', '_' and '-', the first a letter or a digit")]
+#[error(
+    "{0:?} is not a name: letters, digits, '.', '_' and '-', the first a letter or a digit, at most {MOST} of them"
+)]
 pub struct BadName(String);
 
-/// True for `[A-Za-z0-9][A-Za-z0-9._-]*`.
+/// The longest name. `<app>_<version>`, with what goes before and behind it, has to be a file's name, which has 255 bytes.
+const MOST: usize = 100;
+
+/// True for `[A-Za-z0-9][A-Za-z0-9._-]*`, of 100 characters at the most.
 pub fn is_name(text: &str) -> bool {
     let rest = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(rest)
+    text.len() <= MOST && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(rest)
 }
 
 /// One kind of name: a string that [`is_name`] accepts, with a type of its own.
@@ -97,5 +102,6 @@ mod tests {
         for bad in ["", ".", "..", ".store", "-x", "_x", "a/b", "/../../x", "a b", "a\n", "a\0", "é", "a@b"] {
             assert!(bad.parse::<AppName>().is_err(), "{bad:?}");
         }
+        assert!(is_name(&"a".repeat(MOST)) && !is_name(&"a".repeat(MOST + 1)));
     }
 }
