@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use fastrand::Rng;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use tar::{EntryType, Header};
 
 use crate::unpack::build::{Bytes, about_next, entry, gzip, header, record, stored};
@@ -37,6 +38,9 @@ const NUMBERS: [u64; 8] = [0, 1, 511, 512, 1 << 20, (1 << 33) + 1, i64::MAX as u
 pub(super) fn hostile(random: &mut Rng, dir: &Path) -> Bytes {
     // How often of a hundred times something in it is odd: that ends most archives, so that in many there is little.
     let odd = [0, 1, 8][random.usize(..3)];
+    if random.u8(..16) == 0 {
+        return anything(random);
+    }
     let mut making = Making { random, dir: dir.as_os_str().as_bytes(), odd, names: Vec::new() };
     let entries = making.random.usize(1..12);
     let mut plain = (0..entries).flat_map(|_| making.entry()).collect::<Bytes>();
@@ -45,6 +49,13 @@ pub(super) fn hostile(random: &mut Rng, dir: &Path) -> Bytes {
         making.damage(&mut plain);
     }
     making.zip(&plain)
+}
+
+/// Any bytes, as an artifact or as what is in one.
+fn anything(random: &mut Rng) -> Bytes {
+    let bytes = (0..random.usize(..3000)).map(|_| random.u8(..)).collect::<Bytes>();
+    let magic: &[u8] = [&b""[..], &[0x1f, 0x8b, 8, 0], &[0x28, 0xb5, 0x2f, 0xfd]][random.usize(..3)];
+    if random.bool() { stored(&bytes) } else { [magic, &bytes].concat() }
 }
 
 struct Making<'a> {
@@ -209,10 +220,11 @@ impl Making<'_> {
         }
     }
 
-    /// Of one member or several, whole or not.
+    /// Of one member or frame, or several, whole or not.
     fn zip(&mut self, plain: &[u8]) -> Bytes {
         let at = self.random.usize(..=plain.len());
-        let mut zipped = match self.random.u8(..12) {
+        let mut zipped = match self.random.u8(..16) {
+            12 | 13 => return self.damaged_zstd(plain),
             0 => plain.to_vec(),
             1 => [stored(&plain[..at]), stored(b""), stored(&plain[at..])].concat(),
             2 => [stored(&plain[..at]), gzip(&plain[at..])].concat(),
@@ -225,6 +237,16 @@ impl Making<'_> {
             1 => zipped.extend(b"more"),
             2 => zipped.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << self.random.u8(..8)),
             _ => {}
+        }
+        zipped
+    }
+
+    /// With as many bytes changed as leave its decoder something to do.
+    fn damaged_zstd(&mut self, plain: &[u8]) -> Bytes {
+        let mut zipped = compress_to_vec(plain, CompressionLevel::Fastest);
+        for _ in 0..self.random.usize(..4) {
+            let at = self.random.usize(..zipped.len());
+            zipped[at] = self.random.u8(..);
         }
         zipped
     }
