@@ -9,7 +9,7 @@ mod values;
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -293,7 +293,10 @@ pub trait Parse: DeserializeOwned {
     fn parse(bytes: &[u8]) -> Result<Self> {
         ensure!(!bytes.iter().all(u8::is_ascii_whitespace), "the document is empty");
         ensure!(depth(bytes) <= MOST_DEPTH, "objects and lists are nested more than {MOST_DEPTH} deep");
-        serde_json::from_slice(bytes).or_else(|_| Self::parse_or_say_where(bytes))
+        let parsed = serde_json::from_slice(bytes).or_else(|_| Self::parse_or_say_where(bytes))?;
+        // Into a field that nobody knows, the parser does not look.
+        std::str::from_utf8(bytes).map_err(|error| anyhow!("this is not JSON: {error}"))?;
+        Ok(parsed)
     }
 
     /// To keep track of where one is takes longer than to parse, and most documents are fine.
