@@ -155,7 +155,9 @@ impl Bench {
 
     /// Whether an artifact that is not the one in intent is refused.
     fn checks_digests(&mut self) -> bool {
-        self.host.repo.artifact("tiny", "1", |_| {});
+        let any = self.host.path("any");
+        fs::create_dir(&any).expect("it is not there yet");
+        self.host.repo.artifact("tiny", "1", |archive| archive.append_dir("any", any).expect("it can be written"));
         let basedir = self.host.path("tiny");
         let wrong = "0".repeat(64);
         let refused = pass(&mut self.intend("tiny", &wrong, &basedir));
