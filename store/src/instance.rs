@@ -16,8 +16,10 @@ use crate::{Alive, AppName, ClusterName, NodeName, Store, Version};
 /// How long a report on an instance that nobody else checks counts, in Consul: so long that a slow upgrade of the agent
 /// takes no healthy app out of DNS.
 pub const REPORT_LASTS: Duration = Duration::from_secs(600);
-/// After how long it is to be repeated.
-const REPORT_AGAIN: Duration = Duration::from_secs(60);
+/// At what age it is repeated by whoever comes by.
+const REPORT_AGAIN: Duration = Duration::from_secs(30);
+/// At what age somebody has to. So what was reported at different times is repeated together, and rarely.
+const REPORT_DUE: Duration = Duration::from_secs(60);
 /// What is kept of a report's words. Consul cuts at 4,096 bytes.
 const MOST_WORDS: usize = 2000;
 /// What our own maintenance notes begin with.
@@ -128,6 +130,14 @@ impl Registered {
         }
     }
 
+    /// When somebody has to see whether a report is due, if one ever is.
+    pub fn report_due(&self) -> Option<SystemTime> {
+        match self.reports {
+            Reports::Unneeded | Reports::Lasting => None,
+            Reports::Expiring(at) => Some(at.map_or(SystemTime::UNIX_EPOCH, |at| at + REPORT_DUE)),
+        }
+    }
+
     /// Whether what this instance's check says counts for `instance`, too: the same check goes on, and a new check of
     /// the same definition takes no passing instance out of service until it has run.
     pub(crate) fn vouches_for(&self, instance: &Instance) -> bool {
@@ -178,6 +188,24 @@ impl Store {
         match self {
             Self::Consul(consul) => consul.registered(node).await,
             Self::Directory(directory) => directory.registered(node).await,
+        }
+    }
+
+    /// A stamp of what [`Store::registered`] tells, for next to nothing: while it is the same, nothing of that was
+    /// registered otherwise, is gone or does not pass. `None` where something does not pass, and where there is no such
+    /// stamp. It does not show that one check took another's place, nor, unless [`Store::shows_own_host`], that one fails.
+    pub async fn registered_stamp(&self, node: &NodeName) -> Result<Option<String>> {
+        match self {
+            Self::Consul(consul) => consul.registered_stamp(node).await,
+            Self::Directory(_) => Ok(None),
+        }
+    }
+
+    /// Whether the store shows the checks of this host to us at all: to a token that may not see them none fails.
+    pub async fn shows_own_host(&self) -> Result<bool> {
+        match self {
+            Self::Consul(consul) => consul.shows_own_host().await,
+            Self::Directory(_) => Ok(true),
         }
     }
 
@@ -305,9 +333,9 @@ mod tests {
             (Reports::Lasting, true, "runs well", true),
             (Reports::Lasting, false, "runs", true),
             (Reports::Expiring(None), true, "runs", true),
-            (ago(59), true, "runs", false),
-            (ago(59), false, "runs", true),
-            (ago(60), true, "runs", true),
+            (ago(29), true, "runs", false),
+            (ago(29), false, "runs", true),
+            (ago(30), true, "runs", true),
             (ahead, true, "runs", true),
         ] {
             let registered = Registered { reports, ..registered() };

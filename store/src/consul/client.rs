@@ -26,7 +26,7 @@ pub(super) struct Client {
     http: reqwest::Client,
     base: String,
     /// For people.
-    address: String,
+    pub(super) address: String,
     token: TokenSource,
     places: Arc<Semaphore>,
 }

@@ -29,6 +29,11 @@ impl Consul {
         Ok(self.ask::<Myself>("/v1/agent/self", "the agent's own name", needs).await?.config.node_name)
     }
 
+    /// Whether Consul shows the host that the agent we talk to is on. To a token that may not see it, no check on it fails.
+    pub(crate) async fn shows_own_host(&self) -> Result<bool> {
+        self.is_known(&self.host().await?).await
+    }
+
     pub(crate) async fn alive(&self, hosts: &BTreeSet<String>) -> Result<BTreeSet<String>> {
         if hosts.is_empty() {
             return Ok(BTreeSet::new());
@@ -57,7 +62,7 @@ impl Consul {
             id: String,
             status: String,
         }
-        let checks = self.of_host::<Vec<Check>>("health", host).await?;
+        let checks = self.of_host::<Vec<Check>>("health", host, "").await?;
         match checks.iter().find(|check| check.id == "serfHealth") {
             Some(serf) => Ok(serf.status == "passing"),
             // Nobody watches over one that has no agent of Consul's.
@@ -66,11 +71,13 @@ impl Consul {
     }
 
     async fn is_known(&self, host: &str) -> Result<bool> {
-        Ok(self.of_host::<Option<Value>>("catalog", host).await?.is_some())
+        // None of its services is of interest.
+        let known = self.of_host::<Option<Value>>("catalog", host, "&filter=ID%3D%3D%22%22").await?;
+        Ok(known.is_some())
     }
 
-    async fn of_host<T: DeserializeOwned>(&self, what: &str, host: &str) -> Result<T> {
-        let path = format!("/v1/{what}/node/{}?consistent", encoded(host));
+    async fn of_host<T: DeserializeOwned>(&self, what: &str, host: &str, filter: &str) -> Result<T> {
+        let path = format!("/v1/{what}/node/{}?consistent{filter}", encoded(host));
         self.ask(&path, &format!("the host {host}"), rule("node_prefix", "", "read")).await
     }
 

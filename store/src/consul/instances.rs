@@ -7,6 +7,7 @@
 //! only what is ours in all of them counts.
 
 mod answers;
+mod stamp;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};

@@ -171,6 +171,7 @@ async fn to_a_token_without_rights_nothing_passes_and_errors_name_the_rule() {
     let refused = error(store.host_of(node).await);
     assert!(refused.contains(r#"needs agent_prefix "" { policy = "read" }"#), "{refused}");
     assert!(store.alive(&BTreeSet::from(["web1".to_owned()])).await.is_err());
+    assert!(store.registered_stamp(node).await.is_err() && store.shows_own_host().await.is_err());
 }
 
 /// Gives everybody who has no token these rights.
@@ -197,6 +198,7 @@ async fn the_rights_that_errors_name_are_enough_and_without_those_to_see_hosts_n
     let hosts = BTreeSet::from([store.host_of(node).await.unwrap(), "unknown".to_owned()]);
     let refused = error(store.alive(&hosts).await);
     assert!(refused.contains(r#"needs node_prefix "" { policy = "read" }"#), "{refused}");
+    assert!(!store.shows_own_host().await.unwrap());
     // An agent of Consul's registers by the rights of its own token or by ours.
     allow(consul, &format!(r#"{rules} node_prefix "" {{ policy = "read" }}"#));
     assert_eq!(store.alive(&hosts).await.unwrap().len(), 1);

@@ -3,6 +3,7 @@
 mod app;
 mod in_consul;
 mod in_directory;
+mod stamp;
 #[macro_use]
 #[path = "../place/mod.rs"]
 mod place;

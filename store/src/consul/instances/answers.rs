@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::instance::{our_reason, words};
-use crate::{AppName, InstanceCheck, Registered, Reports};
+use crate::{AppName, InstanceCheck, NodeName, Registered, Reports};
 
 /// One element of the answer about a service's health.
 #[derive(Debug, Deserialize)]
@@ -59,6 +59,12 @@ pub(super) struct Check {
 impl Check {
     fn passes(&self) -> bool {
         self.status == "passing"
+    }
+
+    /// Whether it says something of the instances of `node`, which are on `host`.
+    pub(super) fn concerns(&self, node: &NodeName, host: &str) -> bool {
+        let of_instance = self.service.strip_prefix(node.as_str()).is_some_and(|rest| rest.starts_with(':'));
+        of_instance || self.service.is_empty() && self.node == host
     }
 
     /// Of an instance, which may be ours.
@@ -234,6 +240,24 @@ mod tests {
         ] {
             let found = read(&service(), &checks).unwrap();
             assert_eq!((found.drained.as_deref(), found.maintenance.as_deref()), (drained, maintenance));
+        }
+    }
+
+    #[test]
+    fn a_check_concerns_a_node_if_it_is_of_its_instances_or_of_its_host() {
+        for (host, service, concerns) in [
+            ("host1", "web1:slug", true),
+            ("host2", "web1:slug", true),
+            ("host1", "", true),
+            ("host2", "", false),
+            ("host1", "web10:slug", false),
+            ("host1", "web1", false),
+            ("host1", "db", false),
+        ] {
+            let mut check = check("any", "critical");
+            (check["Node"], check["ServiceID"]) = (json!(host), json!(service));
+            let check = serde_json::from_value::<Check>(check).unwrap();
+            assert_eq!(check.concerns(&"web1".parse().unwrap(), "host1"), concerns, "{host} {service}");
         }
     }
 
