@@ -12,7 +12,7 @@ use store::lease::ReadLeases;
 use store::schema::{Check, Health};
 use store::{AppName, ClusterName, Instance, InstanceCheck, Registered, Store};
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::Setlive;
 use crate::act::{Act, Next, changed, inquiry};
@@ -374,13 +374,13 @@ pub(crate) fn instance(app: &AppName, node: &store::NodeName, of: &Definition, w
 }
 
 /// The first port that intent has open for clients.
-fn open_port(app: &intent::App) -> Option<u16> {
+pub(crate) fn open_port(app: &intent::App) -> Option<u16> {
     let tcp = app.ports.iter().find(|port| port.protocol == store::schema::Protocol::Tcp);
     tcp.map(|port| port.port)
 }
 
 /// How the store checks what is healthy so, and on which port.
-fn check(health: Option<&Health>) -> (InstanceCheck, Option<u16>) {
+pub(crate) fn check(health: Option<&Health>) -> (InstanceCheck, Option<u16>) {
     match health.map(|health| (health, &health.check)) {
         Some((health, Check::Http(http))) => {
             let (port, path) = (http.port.get(), http.path.as_str().to_owned());
@@ -415,88 +415,5 @@ impl Setlive {
         let mut ours = instances.iter().filter(|it| it.node == *node);
         let here = ours.clone().find(|it| it.host == self.known_host());
         here.or_else(|| ours.next())
-    }
-
-    /// Keeps what is registered of this node as it is on the host: repairs what somebody else removed, and says again what
-    /// counts only for a while.
-    pub(crate) async fn keep_registered(&self, intent: &intent::NodeIntent, host: &converge::Host) -> Result<()> {
-        let registered = host.store.registered(&host.node).await.context("what is registered here cannot be seen")?;
-        let site = self.site.clone();
-        // What intent does not name runs on until the store confirms that it is gone, and the cluster can spare it.
-        let mut apps = converge::blocking(move || site.records.apps()).await?;
-        apps.extend(intent.apps.keys().cloned());
-        let mut failed = None;
-        for app in &apps {
-            let wanted = intent.apps.get(app).and_then(|app| app.as_ref().ok());
-            let known = registered.get(app);
-            if is_as_wanted(known, wanted.map(|app| &**app)) {
-                continue;
-            }
-            if let Err(error) = self.keep_one(app, known, wanted, host).await {
-                failed = failed.or(Some(error.context(format!("{app}: keeping it registered"))));
-            }
-        }
-        failed.map_or(Ok(()), Err)
-    }
-
-    async fn keep_one(
-        &self,
-        app: &AppName,
-        known: Option<&Registered>,
-        wanted: Option<&std::sync::Arc<intent::App>>,
-        host: &converge::Host,
-    ) -> Result<()> {
-        // Whoever is at work on it sees to that himself.
-        let turn = self.turn(app);
-        let Ok(_turn) = turn.try_lock() else { return Ok(()) };
-        let (site, name) = (self.site.clone(), app.clone());
-        let Some(_lock) = converge::blocking(move || site.records.lock(&name)).await? else { return Ok(()) };
-        let (site, name) = (self.site.clone(), app.clone());
-        let Some(record) = converge::blocking(move || site.records.load(&name)).await? else { return Ok(()) };
-        let Some(healthy) = record.healthy.as_ref().filter(|_| record.converging.is_none()) else { return Ok(()) };
-        if self.site.owner(&record) != crate::decide::Owner::Us {
-            return Ok(());
-        }
-        let held = wanted.is_some_and(|app| app.hold);
-        let wanted = wanted.map_or(Wanted::Unknown, |app| Wanted::App(app.clone()));
-        let mut instance = instance(app, &host.node, healthy, &wanted);
-        if let (Wanted::Unknown, Some(known)) = (&wanted, known) {
-            instance.port = known.port;
-        }
-        let is_current = known.is_some_and(|known| known.is(&instance));
-        if !is_current && !held && !record.is_owing() {
-            info!(%app, "Registering it anew");
-            host.store.register(&instance).await?;
-        } else if known.is_none() {
-            return Ok(());
-        }
-        let now = inquiry(self, app, healthy).now().await;
-        let (passes, says) = match &now {
-            Ok(says) => (true, (*says).to_owned()),
-            Err(error) => (false, format!("{error:#}")),
-        };
-        if passes && !held && !record.is_owing() && known.is_some_and(|known| known.drained.is_some()) {
-            host.store.undrain(&host.node, app).await?;
-        }
-        let due = known.is_none_or(|known| known.wants_report(passes, &says, SystemTime::now()));
-        if due {
-            host.store.report(&host.node, app, passes, &says).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Whether a look at what the store says of an app is enough to know that nothing has to be said to it.
-fn is_as_wanted(known: Option<&Registered>, wanted: Option<&intent::App>) -> bool {
-    match (known, wanted) {
-        (Some(known), Some(app)) => {
-            let is_live = app.active.as_ref() == Some(&known.version) && app.cluster == known.cluster;
-            let (check, checked) = check(app.health.as_ref());
-            let is_checked = known.is_checked_by(&check) && known.port == open_port(app).or(checked);
-            is_live && is_checked && known.passing && !known.wants_report(true, &known.says, SystemTime::now())
-        }
-        // Nothing is known of what should run here, so that nothing can be missed.
-        (None, Some(app)) => app.active.is_none(),
-        (_, None) => known.is_none(),
     }
 }

@@ -5,6 +5,8 @@
 //! does nothing else; a pass that knows all apps again writes nothing. Assumes that who changes a file changes its times:
 //! what does not, as writing through a mapping may not, is found by an agent that runs on, not by a pass with `--once`.
 
+mod registered;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
@@ -38,6 +40,8 @@ type Mark = String;
 #[derive(Debug)]
 pub(crate) struct Known {
     path: PathBuf,
+    /// Where is noted what is [`registered`].
+    registered: PathBuf,
     /// What each mark begins with, who looks: another program, or one that is told otherwise, may find another thing.
     who: Sha256,
     marks: OnceLock<Marks>,
@@ -47,10 +51,10 @@ pub(crate) struct Known {
 impl Known {
     /// Of the staging directory `stage`, as far as it was found by the one that `who` tells from others.
     pub(crate) fn open(stage: &Path, who: &str) -> Option<Self> {
-        let path = stage.join(".platypus/.known");
+        let [path, registered] = [".known", ".registered"].map(|name| stage.join(".platypus").join(name));
         let program = stamp(&fs::metadata("/proc/self/exe").ok()?);
         let who = Sha256::new().chain_update(program).chain_update(who);
-        Some(Self { path, who, marks: OnceLock::new(), unknown: Mutex::default() })
+        Some(Self { path, registered, who, marks: OnceLock::new(), unknown: Mutex::default() })
     }
 
     fn marks(&self) -> &Marks {
@@ -68,15 +72,7 @@ struct Marks {
 
 impl Marks {
     fn read(path: &Path) -> io::Result<Self> {
-        let file = open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-        let mut file = File::from(file);
-        let found = file.metadata()?;
-        // Who else writes to it could have an app left as it is for ever.
-        if !found.is_file() || found.uid() != geteuid().as_raw() || found.mode() & 0o077 != 0 {
-            return Err(io::Error::other("it is not ours alone"));
-        }
-        let mut text = String::with_capacity(found.size() as usize + 1);
-        file.read_to_string(&mut text)?;
+        let text = read_ours(path)?;
         let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(end, _)| end + 1));
         let lines = starts.filter(|start| *start < text.len()).collect();
         Ok(Self { text, lines })
@@ -176,6 +172,19 @@ impl Site {
         let runs = |service| matches!(self.control.observe(&self.places.staged(service)), Ok(Service::Running { .. }));
         definition.services().all(runs)
     }
+}
+
+/// A file that nobody else writes to: who does could have an app left as it is for ever.
+fn read_ours(path: &Path) -> io::Result<String> {
+    let file = open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    let mut file = File::from(file);
+    let found = file.metadata()?;
+    if !found.is_file() || found.uid() != geteuid().as_raw() || found.mode() & 0o077 != 0 {
+        return Err(io::Error::other("it is not ours alone"));
+    }
+    let mut text = String::with_capacity(found.size() as usize + 1);
+    file.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Device, inode, size and times: no change leaves them as they are.

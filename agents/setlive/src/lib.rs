@@ -10,6 +10,7 @@ mod data;
 mod decide;
 mod definition;
 mod health;
+mod keep;
 mod known;
 mod logs;
 mod processes;
@@ -34,8 +35,9 @@ use anyhow::{Context, Result};
 use converge::files;
 use converge::{Agent, Glance, Host, Outcome, Source, Task, Wanted, blocking};
 use store::intent::{App, NodeIntent, looks_gone};
-use store::{Alive, AppName, ClusterName, NodeName};
+use store::{Alive, AppName, ClusterName, NodeName, Store};
 use tokio::sync::{Mutex, OnceCell};
+use tokio::task::JoinHandle;
 use tracing::debug;
 
 use act::inquiry;
@@ -90,6 +92,9 @@ pub struct Setlive {
     host: OnceCell<String>,
     /// Says in a directory that this node is alive, for as long as we are.
     alive: OnceCell<Alive>,
+    store: Store,
+    /// Of what is registered, as a single pass asked for it when it began.
+    stamp: RefCell<Option<JoinHandle<Result<Option<String>>>>>,
     /// How many apps wait with queries of their own.
     watches: Rc<Cell<usize>>,
     /// One for each app: within this process a look at its registration makes no attempt give up.
@@ -140,6 +145,8 @@ impl Setlive {
             http: health::client().context("setting up an HTTP client")?,
             host: OnceCell::new(),
             alive: OnceCell::new(),
+            store: host.store.clone(),
+            stamp: RefCell::default(),
             watches: Rc::default(),
             turns: RefCell::default(),
         })
@@ -163,6 +170,7 @@ impl Agent for Setlive {
     }
 
     fn glance(&self) -> Option<Glance> {
+        self.ask_for_stamp();
         let site = self.site.clone();
         // What went wrong is for an attempt to say.
         let is_settled = move |app: &Arc<App>| site.is_settled(&app.name, &Wanted::App(app.clone())).unwrap_or(false);

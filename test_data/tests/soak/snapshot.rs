@@ -42,8 +42,9 @@ fn files(host: &Host, world: &World) -> Tree {
         kept.extend(tree.into_iter().map(|(path, entry)| (Path::new(under).join(path), entry.copied())));
     };
     add("service", &|_| true);
-    // What is known of files by their inodes is another in each history.
-    let counts = |path: &Path| !path.ends_with("supervise") && !path.ends_with(".known");
+    // What is known of files by their inodes, and of registrations by their stamp, is another in each history.
+    let hints = [".known", ".registered"];
+    let counts = |path: &Path| !path.ends_with("supervise") && !hints.iter().any(|hint| path.ends_with(hint));
     add("stage", &|path| counts(path) && path.extension().is_none_or(|extension| extension != "lock"));
     for app in world.apps.iter().filter(|app| app.is_here) {
         let wanted = app.active.iter().chain(&app.prep).map(|version| format!("{}_{version}", app.name));
