@@ -54,7 +54,7 @@ impl Setlive {
             }
         }
         if let Some(all) = all.filter(|_| all_as_wanted) {
-            let due = registered.values().filter_map(Registered::report_due).min();
+            let due = apps.iter().filter_map(|app| registered.get(app)?.report_due()).min();
             if let Err(error) = self.note(all, due, host).await {
                 debug!("{error:#}; the next pass looks at all that is registered");
             }
