@@ -11,7 +11,7 @@ use anyhow::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use store::intent::{App, NodeIntent};
 use store::{AppName, NodeName, Store};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::glance::Glance;
 
@@ -123,6 +123,8 @@ pub struct Task {
     pub host: Host,
     pub(crate) wanted: watch::Receiver<Wanted>,
     pub(crate) wake: Wake,
+    /// Where it is said that the attempt has looked.
+    pub(crate) looked: mpsc::UnboundedSender<AppName>,
 }
 
 /// What an attempt that ended waits for, if it said so.
@@ -165,6 +167,8 @@ impl Task {
 
     /// Waits for one of the `--parallel` places; held until it is dropped. Take it before the first change to the host.
     pub async fn permit(&self) -> OwnedSemaphorePermit {
+        // Nobody listens in a single pass.
+        let _ = self.looked.send(self.app.clone());
         self.host.permits.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -23,6 +24,16 @@ pub struct Args {
     /// else file:test_data/intent]
     #[arg(long, value_name = "URL", value_parser = store::store_url)]
     pub store: Option<String>,
+
+    /// Take further flags from this file, a JSON object as in {"store": "consul://127.0.0.1:8500", "pp-setlive": {"runit":
+    /// "/etc/service"}}: what is no object is a flag of every agent, and the rest of the agent of that name
+    #[arg(long, value_name = "FILE")]
+    pub settings: Option<PathBuf>,
+
+    /// Once a pass over the store's intent is made, the first since the start, say so in this file: the program, its
+    /// process, the node and the store
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["once", "plan"])]
+    pub mark: Option<PathBuf>,
 }
 
 /// How a process runs, wherever its intent comes from.
@@ -68,6 +79,12 @@ impl Args {
     pub(crate) fn node(&self) -> Result<NodeName> {
         let consul = std::env::var_os("CONSUL_HTTP_ADDR").is_some_and(|addr| !addr.is_empty());
         node_or_default(self.node.as_ref(), self.store.is_none() && !consul)
+    }
+
+    /// The store in the words of whoever named it.
+    pub(crate) fn store_name(&self) -> String {
+        let by_default = || std::env::var("CONSUL_HTTP_ADDR").unwrap_or_else(|_| "file:test_data/intent".to_owned());
+        self.store.clone().unwrap_or_else(by_default)
     }
 }
 

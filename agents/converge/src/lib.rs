@@ -11,8 +11,10 @@ pub mod files;
 mod glance;
 mod group;
 mod log;
+mod mark;
 mod once;
 mod schedule;
+mod settings;
 mod turn;
 mod watch;
 
@@ -31,6 +33,9 @@ pub use backoff::Backoff;
 pub use glance::Glance;
 pub use group::Group;
 pub use log::keep_aside;
+pub use settings::parse;
+
+use mark::Mark;
 
 /// For an agent's `--help`.
 pub const EXIT_STATUS: &str = "\
@@ -44,7 +49,10 @@ RUST_LOG=debug logs what it decides, too.";
 /// # Exit status
 /// 0 after `--once` or `--plan` when nothing failed, 1 when something did; 128 + the signal's number when stopped by one.
 pub fn main<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> ExitCode {
-    main_on(&args.run, Source::Store, || Ok((args.node()?, Store::open(args.store.as_deref())?)), make)
+    let open = || Ok((args.node()?, Store::open(args.store.as_deref())?));
+    start(&args.run, Source::Store, open, make, |node| {
+        args.mark.as_deref().map(|path| Mark::new(path, node, &args.store_name())).transpose()
+    })
 }
 
 /// As [`main`], for any source of intent: `open` tells this node's name, and what to read.
@@ -53,6 +61,16 @@ pub fn main_on<A: Agent>(
     source: Source,
     open: impl FnOnce() -> Result<(NodeName, Store)>,
     make: impl FnOnce(&Host) -> Result<A>,
+) -> ExitCode {
+    start(args, source, open, make, |_| Ok(None))
+}
+
+fn start<A: Agent>(
+    args: &RunArgs,
+    source: Source,
+    open: impl FnOnce() -> Result<(NodeName, Store)>,
+    make: impl FnOnce(&Host) -> Result<A>,
+    mark: impl FnOnce(&NodeName) -> Result<Option<Mark>>,
 ) -> ExitCode {
     log::start(args.log_format);
     // Whatever shell this was started from: the directories that lead to an app are for its user to read.
@@ -64,7 +82,7 @@ pub fn main_on<A: Agent>(
         read_only: args.plan,
         permits: Arc::new(tokio::sync::Semaphore::new(args.parallel.get())),
     });
-    match host.and_then(|host| run(args, &host, make)) {
+    match host.and_then(|host| run(args, &host, make, mark(&host.node)?)) {
         Ok(status) => status,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -73,7 +91,12 @@ pub fn main_on<A: Agent>(
     }
 }
 
-fn run<A: Agent>(args: &RunArgs, host: &Host, make: impl FnOnce(&Host) -> Result<A>) -> Result<ExitCode> {
+fn run<A: Agent>(
+    args: &RunArgs,
+    host: &Host,
+    make: impl FnOnce(&Host) -> Result<A>,
+    mark: Option<Mark>,
+) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     let work = async {
         let agent = Rc::new(make(host)?);
@@ -83,7 +106,7 @@ fn run<A: Agent>(args: &RunArgs, host: &Host, make: impl FnOnce(&Host) -> Result
             once::pass(&agent, host).await
         } else {
             let intents = watch::intents(host);
-            Ok(schedule::keep_converging(agent, host.clone(), intents, args.interval).await)
+            Ok(schedule::keep_converging(agent, host.clone(), intents, args.interval, mark).await)
         }
     };
     // The signals are armed before the work starts, and dropping the work ends what it had begun: at any point an agent

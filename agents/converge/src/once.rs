@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use store::AppName;
 use store::intent::{self, App, Invalid, NodeIntent};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::field::display;
 use tracing::{error, info};
@@ -134,7 +134,8 @@ async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> 
             }
         }
         let wanted = watch::Sender::new(verdict.wanted()).subscribe();
-        tasks.push(Task { app, host: host.clone(), wanted, wake: Wake::default() });
+        let looked = mpsc::unbounded_channel().0;
+        tasks.push(Task { app, host: host.clone(), wanted, wake: Wake::default(), looked });
     }
     Ok(Round { intent: Rc::new(intent), tasks, settled, failed })
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::agent::{Agent, Host, Outcome, Task, Wake, Wanted};
+use crate::mark::{FirstPass, Mark};
 use crate::turn::Turn;
 
 /// What is to become of one app.
@@ -64,11 +65,15 @@ pub(crate) async fn keep_converging<A: Agent>(
     host: Host,
     mut intents: mpsc::Receiver<Option<NodeIntent>>,
     interval: Duration,
+    mark: Option<Mark>,
 ) -> ExitCode {
+    let (looked, mut looking) = mpsc::unbounded_channel();
     let mut schedule = Schedule {
         agent,
         host,
         interval,
+        first_pass: FirstPass::new(mark),
+        looked,
         apps: BTreeMap::new(),
         intent: None,
         whole: Turn::new(None),
@@ -91,6 +96,7 @@ pub(crate) async fn keep_converging<A: Agent>(
                     return ExitCode::FAILURE;
                 }
             },
+            Some(app) = looking.recv() => schedule.first_pass.looked(Some(&app)),
             Some(woken) = schedule.waking.join_next() => schedule.wake(woken.ok()),
             () = until(due) => {}
         }
@@ -108,6 +114,8 @@ struct Schedule<A> {
     agent: Rc<A>,
     host: Host,
     interval: Duration,
+    first_pass: FirstPass,
+    looked: mpsc::UnboundedSender<AppName>,
     apps: BTreeMap<AppName, Slot>,
     /// `None` until one was read.
     intent: Option<Rc<NodeIntent>>,
@@ -200,6 +208,8 @@ impl<A: Agent> Schedule<A> {
             self.intent = Some(Rc::new(intent));
             self.whole.reset();
         }
+        let attempted = self.apps.iter().filter(|(_, slot)| slot.verdict != Verdict::Held);
+        self.first_pass.over(attempted.map(|(app, _)| app));
         self.tell();
     }
 
@@ -249,7 +259,7 @@ impl<A: Agent> Schedule<A> {
             if is_due(&mut slot.turn) {
                 slot.wait_no_more();
                 let (host, wanted, wake) = (self.host.clone(), slot.wanted.subscribe(), slot.wake.clone());
-                let task = Task { app: app.clone(), host, wanted, wake };
+                let task = Task { app: app.clone(), host, wanted, wake, looked: self.looked.clone() };
                 let (app, agent) = (app.clone(), self.agent.clone());
                 self.running.spawn_local(async move { (Some(app), agent.converge(task).await) });
             }
@@ -264,6 +274,7 @@ impl<A: Agent> Schedule<A> {
     }
 
     fn settle(&mut self, whose: Option<&AppName>, result: Result<Outcome>) {
+        self.first_pass.looked(whose);
         let Some(app) = whose else { return self.whole.settle(result, self.interval, true, false) };
         let slot = self.apps.get_mut(app).expect("a slot with a running attempt is kept");
         let wanted = matches!(slot.verdict, Verdict::Converge(Wanted::App(_)));
@@ -312,6 +323,8 @@ pub(crate) mod tests {
         Fail,
         Wait,
         Hang,
+        /// For ever.
+        Work,
         UntilChanged,
     }
 
@@ -336,6 +349,10 @@ pub(crate) mod tests {
                 Some(Step::Fail) => anyhow::bail!("as the script says"),
                 Some(Step::Wait) => Ok(Outcome::Waiting("for the next step".to_owned())),
                 Some(Step::Hang) => std::future::pending().await,
+                Some(Step::Work) => {
+                    let _permit = task.permit().await;
+                    std::future::pending().await
+                }
                 Some(Step::UntilChanged) => {
                     task.changed().await;
                     Ok(Outcome::Waiting("changed".to_owned()))
@@ -391,6 +408,10 @@ pub(crate) mod tests {
     }
 
     async fn drive(agent: &Rc<Scripted>, intents: Vec<Option<NodeIntent>>, each: Duration) {
+        drive_marked(agent, intents, each, None).await;
+    }
+
+    async fn drive_marked(agent: &Rc<Scripted>, intents: Vec<Option<NodeIntent>>, each: Duration, mark: Option<Mark>) {
         agent.start.get_or_init(Instant::now);
         let host = Host {
             node: "web1".parse().unwrap(),
@@ -402,7 +423,7 @@ pub(crate) mod tests {
         let (sender, receiver) = mpsc::channel(1);
         LocalSet::new()
             .run_until(async {
-                let loops = keep_converging(agent.clone(), host, receiver, Duration::from_secs(60));
+                let loops = keep_converging(agent.clone(), host, receiver, Duration::from_secs(60), mark);
                 let feed = async {
                     for intent in intents {
                         sender.send(intent).await.unwrap();
@@ -481,5 +502,32 @@ pub(crate) mod tests {
         drive(&agent, vec![None, known("1"), known("1"), known("2")], Duration::from_secs(5)).await;
         let at = agent.whole.take().iter().map(Duration::as_secs_f64).collect::<Vec<_>>();
         assert!(matches!(at[..], [5.0..5.1, 5.5..6.1, 15.0..15.1]), "{at:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mark_is_made_once_each_app_was_looked_at_as_intent_wants_it() {
+        let marked = async |script: Vec<(&str, Step)>, whole_fails, intents| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("passed/agent");
+            std::fs::create_dir(dir.path().join("passed")).unwrap();
+            std::fs::write(&path, "another's").unwrap();
+            let mark = Mark::new(&path, &"web1".parse().unwrap(), "file:nowhere").unwrap();
+            assert!(!path.exists(), "what another process left says nothing of this one");
+            let script = script.into_iter().map(|(app, step)| (app.parse().unwrap(), step)).collect::<VecDeque<_>>();
+            let agent = Rc::new(Scripted { script: script.into(), whole_fails, ..Scripted::default() });
+            drive_marked(&agent, intents, Duration::from_millis(10), Some(mark)).await;
+            std::fs::read_to_string(path).ok()
+        };
+        let two = || Some(intent(&[("a", "1"), ("b", "hold"), ("c", "invalid")]));
+        let text = marked(vec![("a", Step::Fail)], 1, vec![None, two()]).await.expect("also where something failed");
+        let mark = serde_json::from_str::<serde_json::Value>(&text).unwrap();
+        assert_eq!((mark["node"].as_str(), mark["store"].as_str()), (Some("web1"), Some("file:nowhere")));
+        assert_eq!(mark["pid"], std::process::id());
+        assert!(marked(vec![], 0, vec![Some(intent(&[]))]).await.is_some());
+        assert_eq!(marked(vec![], 0, vec![None]).await, None, "without a store there is no pass");
+        assert_eq!(marked(vec![("a", Step::Hang)], 0, vec![two()]).await, None);
+        assert!(marked(vec![("a", Step::Hang)], 0, vec![two(), Some(intent(&[]))]).await.is_none());
+        let at_work = vec![("a", Step::Work)];
+        assert!(marked(at_work, 0, vec![two()]).await.is_some(), "what takes long is not waited for");
     }
 }

@@ -48,7 +48,7 @@ To undo it all, once the agent is stopped:
   for t in iptables ip6tables; do $t -D INPUT -j PLATYPUS; $t -F PLATYPUS; $t -X PLATYPUS; done";
 
 fn main() -> ExitCode {
-    let Cli { common, mut filter, adopt } = Cli::parse();
+    let Cli { common, mut filter, adopt } = converge::parse();
     filter.adopt = adopt;
     converge::main(&common, |host| PacketFilter::new(&filter, host))
 }

@@ -34,6 +34,6 @@ Example, version 0.2 of the app slug on this host:
 fetches http://artifacts.example.com/slug/slug_0.2.tar.gz and makes /srv/slug/installs/slug_0.2/ of it.";
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = converge::parse::<Cli>();
     converge::main(&cli.common, |_| Preparer::new(cli.sources, cli.keep, cli.common.run.is_watched()))
 }

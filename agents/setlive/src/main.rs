@@ -28,6 +28,6 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = converge::parse::<Cli>();
     converge::main(&cli.common, |host| Setlive::new(&cli.places, host))
 }
