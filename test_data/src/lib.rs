@@ -5,6 +5,7 @@
 //! that `kickstart/setup` has run.
 
 mod alone;
+mod bare;
 mod binary;
 mod cluster;
 mod consul;
@@ -30,6 +31,7 @@ mod tree;
 mod web;
 
 pub use alone::{alone, in_namespaces};
+pub use bare::BareHost;
 pub use binary::bin;
 pub use cluster::{Cluster, kickstart_cluster};
 pub use consul::Consul;
