@@ -25,8 +25,6 @@ use crate::said::{Line, port_changes};
 
 const OURS: &str = "# pp-iptables: ";
 const UNFINISHED: &str = ".platypus.unfinished";
-/// A file's name has at most 255 bytes, and its next content is in `.<app>.yaml.next`.
-const LONGEST_NAME: usize = 255 - ".".len() - ".yaml".len() - ".next".len();
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -81,10 +79,6 @@ pub(crate) fn decide(seen: &Files, verdicts: &mut Verdicts<'_>, us: &Us) -> Chan
         let claims = there.is_some_and(|there| there.owner.source != us.source || *there == wanted);
         let wanted = (!app.ports.is_empty() || claims).then_some(wanted);
         if wanted.as_ref() == there {
-            continue;
-        }
-        if name.as_str().len() > LONGEST_NAME {
-            verdicts.complaints.insert((*name).clone(), "its name does not fit into a file's".to_owned());
             continue;
         }
         if wanted.is_some() && seen.others.contains(*name) && !us.adopt {

@@ -68,13 +68,9 @@ pub(crate) fn verdicts<'a>(intent: &'a NodeIntent, present: &[Present], gone: &G
     for (name, app) in &intent.apps {
         // An app that is held or invalid stays as it is, and that is said already.
         let Some(app) = app.as_ref().ok().filter(|app| !app.hold) else { continue };
-        let owner = Owner { app: name.clone(), cluster: app.cluster.clone(), source: us.source };
-        if others.contains(name) && !us.adopt {
-            // The store's agent sees to it.
-        } else if owner.fits() {
+        // Else the store's agent sees to it.
+        if !others.contains(name) || us.adopt {
             verdicts.open.insert(name, app);
-        } else {
-            verdicts.complaints.insert(name.clone(), "its name and its cluster's do not fit into a rule".to_owned());
         }
     }
     let unnamed = present.iter().filter(|there| !intent.apps.contains_key(&there.owner.app));

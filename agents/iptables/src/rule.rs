@@ -12,9 +12,6 @@ use ipnet::IpNet;
 use store::schema::{Port, Protocol};
 use store::{AppName, ClusterName, NodeName};
 
-/// The longest comment that the kernel takes; one rule with a longer one would fail the whole restore.
-const LONGEST_COMMENT: usize = 255;
-
 /// What begins the comment of each rule that we have for all apps together. No app has a colon in its name.
 const OURS: &str = "platypus: ";
 
@@ -34,7 +31,8 @@ pub(crate) struct Owner {
     pub(crate) source: Source,
 }
 
-/// As it stands in the comment of each of its rules: `slug/dev`, or `slug/dev (direct)`.
+/// As it stands in the comment of each of its rules: `slug/dev`, or `slug/dev (direct)`. The kernel takes 255 bytes, and no name
+/// is longer than 100.
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}{}", self.app, self.cluster, mark(self.source))
@@ -46,11 +44,6 @@ impl Owner {
         let (name, source) = unmark(comment);
         let (app, cluster) = name.split_once('/')?;
         Some(Self { app: app.parse().ok()?, cluster: cluster.parse().ok()?, source })
-    }
-
-    /// Whether the kernel would take a comment that names it.
-    pub(crate) fn fits(&self) -> bool {
-        self.to_string().len() <= LONGEST_COMMENT
     }
 }
 
@@ -204,6 +197,13 @@ mod tests {
 
     fn owner(comment: &str) -> Owner {
         Owner::read(comment).unwrap()
+    }
+
+    #[test]
+    fn the_kernel_takes_a_comment_of_the_longest_names() {
+        let name = "a".repeat(100);
+        assert!(owner(&format!("{name}/{name} (direct)")).to_string().len() < 256);
+        assert_eq!(Owner::read(&format!("{name}a/dev")), None);
     }
 
     #[test]

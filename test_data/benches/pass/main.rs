@@ -88,7 +88,7 @@ fn measure(fleet: &mut Fleet, idle: &Host, apps: usize) -> Figures {
         for ((_, agent), [pass, start, held]) in AGENTS.iter().zip(&mut times) {
             peer.push(timed(|| fleet.read_as_the_prototype()));
             bare.push(timed(|| fleet.ask_as_the_prototype()));
-            pass.push(timed(|| no_op(agent(&fleet.host))));
+            pass.push(timed(|| no_op(agent(&fleet.host).arg("--once"))));
             consul.push(timed(|| fleet.ask_as_an_agent()));
             start.push(timed(|| quietly(agent(idle))));
             let node = std::mem::replace(&mut fleet.host.node, HELD);
@@ -110,29 +110,30 @@ fn timed(work: impl FnOnce()) -> f64 {
     began.elapsed().as_secs_f64() * 1000.0
 }
 
-fn no_op(mut agent: Command) {
-    let pass = pass(agent.arg("--once"));
+fn no_op(agent: &mut Command) {
+    let pass = pass(agent);
     assert_eq!((pass.ok, pass.log.as_str(), pass.out.as_str()), (true, "", ""), "{agent:?}");
 }
 
 /// A pass that would say that there is nothing to do.
 fn quietly(mut agent: Command) {
-    no_op({
-        agent.env("RUST_LOG", "error");
-        agent
-    });
+    no_op(agent.arg("--once").env("RUST_LOG", "error"));
 }
 
 /// How often a pass asks the store, counted on the way to it.
-fn requests(mut agent: Command, host: &Host) -> u64 {
+fn requests(agent: Command, host: &Host) -> u64 {
     let proxy = Proxy::start(host.consul.as_ref().expect("a fleet has one").addr());
     let through =
         agent.get_args().map(|arg| if arg == host.store_url().as_str() { proxy.url().into() } else { arg.to_owned() });
     let mut through_proxy = Command::new(agent.get_program());
-    through_proxy.args(through).current_dir(host.scratch.path());
-    agent = through_proxy;
-    no_op(agent);
-    proxy.requests()
+    through_proxy.args(through).arg("--once").current_dir(host.scratch.path());
+    // The first one by another way knows nothing of those before it, and in one of them reports may be due.
+    let passes = (0..4).map(|_| {
+        let before = proxy.requests();
+        no_op(&mut through_proxy);
+        proxy.requests() - before
+    });
+    passes.min().expect("there are some")
 }
 
 fn print_passes(figures: &[Figures]) {
@@ -153,12 +154,14 @@ fn print_passes(figures: &[Figures]) {
     let [.., hundred, thousand] = figures else { unreachable!("there are three") };
     for (fewer, more) in hundred.agents.iter().zip(&thousand.agents) {
         let per_app = |agent: &OfAgent, figures: &Figures| agent.pass / figures.apps as f64;
-        let targets = [
+        let mut targets = vec![
             (more.pass < MOST_MS, format!("under {MOST_MS} ms")),
             (more.pass <= thousand.peer * MOST_OF_PEER, "at most 1/8 of the peer's time".to_owned()),
             (per_app(more, thousand) <= per_app(fewer, hundred), "no more per app than for 100".to_owned()),
-            (more.requests == 17, "17 requests".to_owned()),
         ];
+        if more.name == "pp-preparer" {
+            targets.push((more.requests == 17, "17 requests".to_owned()));
+        }
         for (holds, target) in targets {
             println!("{:<12} {} apps, {target}: {}", more.name, thousand.apps, if holds { "holds" } else { "MISSED" });
         }

@@ -136,16 +136,6 @@ fn an_agent_that_goes_by_a_wrong_name_closes_nothing() {
 }
 
 #[test]
-fn an_app_whose_name_fits_into_no_comment_is_in_trouble_alone() {
-    let long = "a".repeat(252);
-    let intent = intent(&[(&long, "[80]"), ("slug", "[80]")]);
-    let us = us(Source::Store);
-    let verdicts = verdicts(&intent, &[], &Gone::new(), &us);
-    assert!(verdicts.complaints[long.as_str()].contains("do not fit"));
-    assert_eq!(after(&Tables::default(), &intent, &Gone::new(), &us), [rule(80, "slug/dev")]);
-}
-
-#[test]
 fn direct_leaves_the_end_of_the_chain_to_the_stores_agent_where_there_is_one() {
     let end = End::Drop(vec!["22".parse().unwrap()]);
     let by_store = |seen: &Tables, end: &End, source| {

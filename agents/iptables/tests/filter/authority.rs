@@ -94,21 +94,6 @@ fn only_our_own_files_are_removed_once_their_apps_are_gone() {
 }
 
 #[test]
-fn an_app_whose_name_fits_into_no_files_is_in_trouble_alone() {
-    let host = Host::without_runit();
-    let [fits, long] = [244, 245].map(|length| "a".repeat(length));
-    for app in [&fits, &long, "slug"] {
-        open(&host, app, json!([80]));
-    }
-    for calls_then in [1, 1] {
-        let pass = once(&host);
-        assert!(!pass.ok && pass.log.contains(&format!("{long}: its name does not fit")), "{}", pass.log);
-        assert_eq!(calls(&host), calls_then);
-    }
-    assert!(definition(&host, "slug").is_some() && definition(&host, &fits).is_some());
-}
-
-#[test]
 fn a_rebuild_that_failed_or_was_cut_short_is_done_again() {
     let host = Host::without_runit();
     open(&host, "slug", json!([80]));
