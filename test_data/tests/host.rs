@@ -248,6 +248,7 @@ fn a_bare_host_serves_by_one_command_and_a_second_changes_nothing_and_what_is_re
     let told = site.host.command("grep").args(["-rlaF", "sesame", "/srv", "/var", "/mnt/kickstart"]).output().unwrap();
     assert_eq!(String::from_utf8(told.stdout).unwrap(), "");
 
+    site.refuses(&["--basedir", "/srv/elsewhere"], 1, "has another --basedir than /srv/elsewhere");
     // Without a store nobody knows whether all is as it should be.
     site.refuses(&["--store", "consul://127.0.0.1:1"], 1, "does not tell clusters/platypus/main/deploy_config");
 
@@ -301,6 +302,9 @@ fn one_that_is_interrupted_anywhere_or_loses_its_power_is_finished_by_the_next()
     eventually("it has stopped the agents", SOON, || stopped().then_some(()));
     kill_process_group(Pid::from_child(&run), Signal::KILL).unwrap();
     run.wait().unwrap();
+    // Whoever changes his mind gets all of it back.
+    site.kickstart(&[]);
+    site.follows();
     site.host.run(&["/mnt/kickstart/host", "--remove"]);
     assert_eq!(site.host.processes(), [""; 0]);
     assert_eq!(
@@ -338,12 +342,14 @@ fn while_something_is_wrong_nothing_is_changed_and_what_it_is_is_said() {
     fs::write(site.host.disk("mnt/text"), "no archive").unwrap();
     let text = site.host.run(&["sha256sum", "/mnt/text"])[..64].to_owned();
     fs::create_dir_all(site.host.disk("srv/other/work")).unwrap();
+    fs::create_dir_all(site.host.disk("srv/home/.ssh")).unwrap();
     for (options, says) in [
         (&["--artifact", "/mnt/none"][..], "there is no file /mnt/none"),
         (&["--artifact", "http://127.0.0.1:1/p.tar.gz"], "http://127.0.0.1:1/p.tar.gz cannot be fetched"),
         (&["--sha256", &other], "is not what --sha256 says"),
         (&["--artifact", "/mnt/text", "--sha256", &text], "is no .tar.gz"),
         (&["--basedir", "/srv/other"], "/srv/other is somebody else's: /srv/other/work is in it"),
+        (&["--basedir", "/srv/home"], "/srv/home is somebody else's: /srv/home/.ssh is in it"),
     ] {
         site.refuses(options, 1, says);
     }
