@@ -259,9 +259,15 @@ impl<A: Agent> Schedule<A> {
             if is_due(&mut slot.turn) {
                 slot.wait_no_more();
                 let (host, wanted, wake) = (self.host.clone(), slot.wanted.subscribe(), slot.wake.clone());
-                let task = Task { app: app.clone(), host, wanted, wake, looked: self.looked.clone() };
+                // Without intent there is nothing to look at an app by.
+                let looked = self.intent.as_ref().map_or_else(|| mpsc::unbounded_channel().0, |_| self.looked.clone());
+                let task = Task { app: app.clone(), host, wanted, wake, looked: looked.clone() };
                 let (app, agent) = (app.clone(), self.agent.clone());
-                self.running.spawn_local(async move { (Some(app), agent.converge(task).await) });
+                self.running.spawn_local(async move {
+                    let result = agent.converge(task).await;
+                    let _ = looked.send(app.clone());
+                    (Some(app), result)
+                });
             }
         }
         if let Some(intent) = &self.intent
@@ -274,8 +280,10 @@ impl<A: Agent> Schedule<A> {
     }
 
     fn settle(&mut self, whose: Option<&AppName>, result: Result<Outcome>) {
-        self.first_pass.looked(whose);
-        let Some(app) = whose else { return self.whole.settle(result, self.interval, true, false) };
+        let Some(app) = whose else {
+            self.first_pass.looked(None);
+            return self.whole.settle(result, self.interval, true, false);
+        };
         let slot = self.apps.get_mut(app).expect("a slot with a running attempt is kept");
         let wanted = matches!(slot.verdict, Verdict::Converge(Wanted::App(_)));
         let waiting = slot.wake.take();
@@ -527,6 +535,8 @@ pub(crate) mod tests {
         assert_eq!(marked(vec![], 0, vec![None]).await, None, "without a store there is no pass");
         assert_eq!(marked(vec![("a", Step::Hang)], 0, vec![two()]).await, None);
         assert!(marked(vec![("a", Step::Hang)], 0, vec![two(), Some(intent(&[]))]).await.is_none());
+        let before = vec![("left", Step::Work)];
+        assert_eq!(marked(before, 0, vec![None, two()]).await, None, "what began without intent looked at nothing");
         let at_work = vec![("a", Step::Work)];
         assert!(marked(at_work, 0, vec![two()]).await.is_some(), "what takes long is not waited for");
     }
