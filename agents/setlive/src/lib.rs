@@ -280,7 +280,7 @@ impl Setlive {
             let record = site.records.load(&looked_for)?;
             let goal = goal(&looked_for, &wanted);
             let seen = site.observe(&looked_for, &goal, record)?;
-            Ok((goal, seen))
+            Ok((would_end_us(&looked_for, &goal, &seen).unwrap_or(goal), seen))
         })
         .await?;
         let goal = match goal {
@@ -344,6 +344,21 @@ fn goal(app: &AppName, wanted: &Wanted) -> Goal {
         Ok(definition) => Goal::Run(definition),
         Err(error) => Goal::Unusable { reason: format!("{error:#}") },
     }
+}
+
+/// What becomes of a goal that would have this agent stop the app of which it is a part: nobody would be left to start the
+/// next version.
+fn would_end_us(app: &AppName, goal: &Goal, seen: &Seen) -> Option<Goal> {
+    let runs = seen.record.as_ref()?.healthy.as_ref()?;
+    let replaces = match goal {
+        Goal::Run(wanted) => wanted.digest() != runs.digest(),
+        Goal::Nothing { .. } => true,
+        Goal::Unprepared { .. } | Goal::Unusable { .. } | Goal::Barred | Goal::Finish => false,
+    };
+    let (install, program) = (fs::canonicalize(runs.install(app)).ok()?, std::env::current_exe().ok()?);
+    let reason = "this agent is of that app itself, and nobody would be left to start the next version: replace it from outside, by \
+                  kickstart/host --remove and kickstart/host";
+    (replaces && program.starts_with(install)).then(|| Goal::Unusable { reason: reason.to_owned() })
 }
 
 impl Site {

@@ -1,8 +1,9 @@
 //! Replacing what runs, on a real runit: the way there, and back when there is nothing good.
 
 use std::fs;
+use std::process::Command;
 
-use fixtures::{Behaviour, Host, SOON, Slug, differences, eventually, http_get};
+use fixtures::{Behaviour, Host, SOON, Slug, bin, differences, eventually, http_get, pass};
 use serde_json::json;
 
 #[test]
@@ -163,7 +164,7 @@ fn the_agents_token_is_not_the_apps() {
     let tell = format!("echo \"${{CONSUL_HTTP_TOKEN-none}}\" > {}", told.display());
     host.install(&Slug::new("1", Behaviour::Good).enable(&tell));
     host.activate("1", json!({}));
-    let pass = fixtures::pass(host.setlive().arg("--once").env("CONSUL_HTTP_TOKEN", "secret"));
+    let pass = pass(host.setlive().arg("--once").env("CONSUL_HTTP_TOKEN", "secret"));
     assert!(pass.ok, "{}", pass.log);
     assert_eq!(fs::read_to_string(told).unwrap(), "none\n");
 }
@@ -244,4 +245,30 @@ fn the_last_healthy_version_keeps_a_link_also_when_one_is_given_up_on_the_way() 
     assert!(!host.once().ok);
     let link = |name: &str| fs::read_link(host.path("srv/slug").join(name)).unwrap();
     assert_eq!([link("current"), link("last")].map(|link| link.to_str().unwrap().to_owned()), ["installs/slug_3"; 2]);
+}
+
+#[test]
+fn an_agent_does_not_stop_the_app_that_it_is_of() {
+    let host = Host::new();
+    host.deploy_config(json!({}));
+    host.install(&Slug::new("1", Behaviour::Good));
+    host.install(&Slug::new("2", Behaviour::Good));
+    host.activate("1", json!({}));
+    host.converge();
+    let pid = host.pid();
+    let own = host.path("srv/slug/installs/slug_1/bin/pp-setlive");
+    assert!(Command::new("cp").arg(bin("pp-setlive")).arg(&own).status().unwrap().success());
+    let once =
+        || pass(Command::new(&own).args(host.setlive().get_args()).arg("--once").current_dir(host.scratch.path()));
+    assert!(once().ok, "what is as it shall be it sees to");
+    host.activate("2", json!({}));
+    let replacing = once();
+    host.put("clusters/slug/dev/config", &json!({"versions": {}}));
+    for refused in [replacing, once()] {
+        assert!(!refused.ok && refused.log.contains("slug: this agent is of that app itself"), "{}", refused.log);
+        assert_eq!(host.pid(), pid);
+    }
+    host.activate("2", json!({}));
+    host.converge();
+    host.serves("2");
 }
