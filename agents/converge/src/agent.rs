@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -113,7 +114,25 @@ pub struct Host {
     pub source: Source,
     /// Only looked at: for `--plan`.
     pub read_only: bool,
-    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) permits: Permits,
+}
+
+/// The `--parallel` places of a process.
+#[derive(Debug, Clone)]
+pub(crate) struct Permits {
+    free: Arc<Semaphore>,
+    all: u32,
+}
+
+impl Permits {
+    pub(crate) fn new(parallel: NonZeroU32) -> Self {
+        let all = parallel.get();
+        Self { free: Arc::new(Semaphore::new(all as usize)), all }
+    }
+
+    async fn take(&self, many: u32) -> OwnedSemaphorePermit {
+        self.free.clone().acquire_many_owned(many).await.expect("the semaphore is never closed")
+    }
 }
 
 /// One attempt at one app.
@@ -167,9 +186,19 @@ impl Task {
 
     /// Waits for one of the `--parallel` places; held until it is dropped. Take it before the first change to the host.
     pub async fn permit(&self) -> OwnedSemaphorePermit {
+        self.tell_looked();
+        self.host.permits.take(1).await
+    }
+
+    /// Waits until all of the `--parallel` places are free: while these are held, no other app is at work on.
+    pub async fn all_permits(&self) -> OwnedSemaphorePermit {
+        self.tell_looked();
+        self.host.permits.take(self.host.permits.all).await
+    }
+
+    fn tell_looked(&self) {
         // Nobody listens in a single pass.
         let _ = self.looked.send(self.app.clone());
-        self.host.permits.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 }
 

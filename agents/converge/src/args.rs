@@ -1,7 +1,7 @@
 //! The flags that all agents have.
 
 use std::io::IsTerminal;
-use std::num::NonZeroUsize;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ pub struct RunArgs {
 
     /// Apps at work on at the same time; looking at an app costs none of these
     #[arg(long, value_name = "N", default_value = "8")]
-    pub parallel: NonZeroUsize,
+    pub parallel: NonZeroU32,
 
     /// Seconds between two looks at the host, to repair what changed without anybody saying so; jittered by a quarter
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = positive_seconds)]

@@ -20,7 +20,6 @@ mod watch;
 
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use store::{NodeName, Store};
@@ -33,8 +32,11 @@ pub use backoff::Backoff;
 pub use glance::Glance;
 pub use group::Group;
 pub use log::keep_aside;
+pub use mark::marked;
 pub use settings::parse;
+pub use watch::LONGEST_BACKOFF;
 
+use agent::Permits;
 use mark::Mark;
 
 /// For an agent's `--help`.
@@ -49,10 +51,15 @@ RUST_LOG=debug logs what it decides, too.";
 /// # Exit status
 /// 0 after `--once` or `--plan` when nothing failed, 1 when something did; 128 + the signal's number when stopped by one.
 pub fn main<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> ExitCode {
-    let open = || Ok((args.node()?, Store::open(args.store.as_deref())?));
-    start(&args.run, Source::Store, open, make, |node| {
-        args.mark.as_deref().map(|path| Mark::new(path, node, &args.store_name())).transpose()
-    })
+    start(
+        &args.run,
+        Source::Store,
+        || open(args),
+        async |host| {
+            let mark = args.mark.as_deref().map(|path| Mark::new(path, &host.node, &args.store_name())).transpose()?;
+            run(&args.run, &host, make, mark).await
+        },
+    )
 }
 
 /// As [`main`], for any source of intent: `open` tells this node's name, and what to read.
@@ -62,15 +69,23 @@ pub fn main_on<A: Agent>(
     open: impl FnOnce() -> Result<(NodeName, Store)>,
     make: impl FnOnce(&Host) -> Result<A>,
 ) -> ExitCode {
-    start(args, source, open, make, |_| Ok(None))
+    start(args, source, open, async |host| run(args, &host, make, None).await)
 }
 
-fn start<A: Agent>(
+/// As [`main`], for something else that a process does with a store than to be an agent.
+pub fn main_of(args: &Args, work: impl AsyncFnOnce(Host) -> Result<ExitCode>) -> ExitCode {
+    start(&args.run, Source::Store, || open(args), work)
+}
+
+fn open(args: &Args) -> Result<(NodeName, Store)> {
+    Ok((args.node()?, Store::open(args.store.as_deref())?))
+}
+
+fn start(
     args: &RunArgs,
     source: Source,
     open: impl FnOnce() -> Result<(NodeName, Store)>,
-    make: impl FnOnce(&Host) -> Result<A>,
-    mark: impl FnOnce(&NodeName) -> Result<Option<Mark>>,
+    work: impl AsyncFnOnce(Host) -> Result<ExitCode>,
 ) -> ExitCode {
     log::start(args.log_format);
     // Whatever shell this was started from: the directories that lead to an app are for its user to read.
@@ -80,9 +95,9 @@ fn start<A: Agent>(
         store,
         source,
         read_only: args.plan,
-        permits: Arc::new(tokio::sync::Semaphore::new(args.parallel.get())),
+        permits: Permits::new(args.parallel),
     });
-    match host.and_then(|host| run(args, &host, make, mark(&host.node)?)) {
+    match host.and_then(|host| until_stopped(work(host))) {
         Ok(status) => status,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -91,24 +106,26 @@ fn start<A: Agent>(
     }
 }
 
-fn run<A: Agent>(
+async fn run<A: Agent>(
     args: &RunArgs,
     host: &Host,
     make: impl FnOnce(&Host) -> Result<A>,
     mark: Option<Mark>,
 ) -> Result<ExitCode> {
+    let agent = Rc::new(make(host)?);
+    if args.plan {
+        once::plan(&agent, host, args.log_format).await
+    } else if args.once {
+        once::pass(&agent, host).await
+    } else {
+        let intents = watch::intents(host);
+        Ok(schedule::keep_converging(agent, host.clone(), intents, args.interval, mark).await)
+    }
+}
+
+/// Does this until a signal says that it is to end.
+fn until_stopped(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    let work = async {
-        let agent = Rc::new(make(host)?);
-        if args.plan {
-            once::plan(&agent, host, args.log_format).await
-        } else if args.once {
-            once::pass(&agent, host).await
-        } else {
-            let intents = watch::intents(host);
-            Ok(schedule::keep_converging(agent, host.clone(), intents, args.interval, mark).await)
-        }
-    };
     // The signals are armed before the work starts, and dropping the work ends what it had begun: at any point an agent
     // can be stopped at once. Threads that still write to disk end with the process.
     let status = runtime.block_on(LocalSet::new().run_until(async {

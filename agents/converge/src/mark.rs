@@ -5,10 +5,11 @@
 //! stay.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use store::{AppName, NodeName};
 use tracing::{debug, error};
 
@@ -31,6 +32,12 @@ impl Mark {
         let text = json!({"program": program, "pid": std::process::id(), "node": node, "store": store}).to_string();
         Ok(Self { path: path.to_owned(), text })
     }
+}
+
+/// The process that has left a mark in this file, if there is one.
+pub fn marked(path: &Path) -> Option<i32> {
+    let mark = serde_json::from_slice::<Value>(&fs::read(path).ok()?).ok()?;
+    mark["pid"].as_i64()?.try_into().ok()
 }
 
 /// What is left of the first pass.

@@ -309,12 +309,14 @@ impl<A: Agent> Schedule<A> {
 pub(crate) mod tests {
     use std::cell::RefCell;
     use std::collections::VecDeque;
+    use std::num::NonZeroU32;
     use std::sync::Arc;
 
     use store::Store;
     use tokio::task::LocalSet;
 
     use super::*;
+    use crate::agent::Permits;
 
     /// An agent whose attempts end as the script says, then converge; it notes when each began.
     #[derive(Default)]
@@ -426,7 +428,7 @@ pub(crate) mod tests {
             store: Store::open(Some("file:nowhere")).unwrap(),
             source: crate::Source::Store,
             read_only: false,
-            permits: Arc::new(tokio::sync::Semaphore::new(1)),
+            permits: Permits::new(NonZeroU32::MIN),
         };
         let (sender, receiver) = mpsc::channel(1);
         LocalSet::new()

@@ -15,6 +15,9 @@ use tracing::{debug, error, info};
 use crate::agent::Host;
 use crate::backoff::Backoff;
 
+/// The longest time after which an agent asks a store again that was away.
+pub const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
+
 /// Watches the store until the receiver is dropped.
 pub(crate) fn intents(host: &Host) -> mpsc::Receiver<Option<NodeIntent>> {
     let (sender, receiver) = mpsc::channel(1);
@@ -29,7 +32,7 @@ pub(crate) fn intents(host: &Host) -> mpsc::Receiver<Option<NodeIntent>> {
 }
 
 async fn watch(host: &Host, sender: &mpsc::Sender<Option<NodeIntent>>) {
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
+    let mut backoff = Backoff::new(Duration::from_secs(1), LONGEST_BACKOFF);
     let mut said = None;
     let mut seen = None;
     let mut told = false;

@@ -14,11 +14,11 @@ use store::lease::Leases;
 use store::schema::Limits;
 use tracing::{debug, info, warn};
 
-use crate::decide::Decision;
+use crate::decide::{Decision, Service};
 use crate::definition::Definition;
 use crate::health::{Inquiry, Verdict};
 use crate::logs::Logs;
-use crate::record::{Failure, Record};
+use crate::record::{Failure, Record, finisher};
 use crate::{Setlive, data, processes, remove};
 use steps::Clock;
 
@@ -88,6 +88,10 @@ impl Act<'_> {
             Decision::AwaitHealth(to) => return self.await_health(to, recorded(record)?).await,
             Decision::Recheck(to, failure) => return self.recheck(to, failure, recorded(record)?).await,
             Decision::Replace { from, to, permission: _ } => return self.replace(from, to, record).await,
+            Decision::HandOver { from, to, permission: _, service } => {
+                return self.hand_over(&from, &to, &service, recorded(record)?).await;
+            }
+            Decision::Finish(to) => return self.see_to_finisher(&to, &recorded(record)?).await,
             Decision::RemoveServices(services) => {
                 remove::services(self.setlive, app, services.iter(), Duration::from_secs(10)).await?;
                 let mut record = recorded(record)?;
@@ -189,6 +193,58 @@ impl Act<'_> {
         };
         self.setlive.tidy(app, &to);
         Ok(next)
+    }
+
+    /// Has the app's finisher replace `from`, of which this agent is a part, by `to`: last of all, while no other app is between
+    /// stop and healthy, since this agent ends on the way.
+    async fn hand_over(&mut self, from: &Definition, to: &Definition, service: &str, record: Record) -> Result<Next> {
+        let app = self.app;
+        let permits = self.task.all_permits().await;
+        if let Some(waiting) = self.await_supervision(Some(&record)).await? {
+            return Ok(Next::Done(waiting));
+        }
+        if self.is_overtaken() {
+            return Ok(overtaken());
+        }
+        // One that has nothing left to finish may still be there.
+        remove::services(self.setlive, app, [finisher(app)].iter(), from.timeouts.stop.duration()).await?;
+        let record = record.begun(to);
+        self.save(record.clone()).await?;
+        self.stage(to).await?;
+        self.keep_last(to, record.healthy.as_ref())?;
+        self.drain(from, true, &format!("replaced by {}", to.version)).await;
+        self.disable(from).await;
+        if self.is_overtaken() {
+            return Ok(overtaken());
+        }
+        let record = record.handed_over(app, service);
+        self.save(record.clone()).await?;
+        info!(%app, "Handing over to {}; see {}", to.version, from.log_dir(&finisher(app)).join("current").display());
+        self.setlive.handing_over.replace(Some(permits));
+        self.see_to_finisher(to, &record).await
+    }
+
+    /// The finisher is there and runs, or somebody has to see to it.
+    async fn see_to_finisher(&self, to: &Definition, record: &Record) -> Result<Next> {
+        let (app, site) = (self.app, &self.setlive.site);
+        let (Some(from), Some(handover)) = (&record.healthy, &record.handover) else {
+            bail!("{} does not say what the finisher is to come back to", site.records.path(app).display());
+        };
+        let (places, name, launched_as) = (site.places.clone(), app.clone(), handover.service.clone());
+        let of = from.clone();
+        blocking(move || places.put_finisher(&name, &of, &launched_as)).await?;
+        let dir = site.places.staged(&finisher(app));
+        if !site.control.is_supervised(&dir).await? {
+            // Then others need not wait for it either.
+            self.setlive.handing_over.take();
+            return Ok(Next::Done(self.no_runsvdir()));
+        }
+        if site.control.observe(&dir)? == Service::Stopped {
+            site.control.start(&dir).await?;
+        }
+        let log = from.log_dir(&finisher(app)).join("current");
+        let waiting = format!("for the finisher, which leads to {}; see {}", to.version, log.display());
+        Ok(Next::Done(Outcome::Waiting(waiting)))
     }
 
     /// An outcome when a service is linked that nobody looks after: it could not be stopped, so nothing is begun.

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use crate::Setlive;
 use crate::act::{Act, Next, changed, inquiry};
-use crate::decide::{Decision, Goal, Seen};
+use crate::decide::{Decision, Goal, Part, Seen};
 use crate::definition::Definition;
 use crate::protocol::{Config, Own, Peer, Question, Reason, Step, Told, Us, Wait, failed_in, step};
 use crate::record::Record;
@@ -60,6 +60,11 @@ impl<'a> Attempt<'a> {
         let mut replacements = 0;
         for _ in 0..MOST_STEPS {
             let (goal, seen) = self.setlive.look(self.app, self.wanted, &self.task.host).await?;
+            let is_handed_over = seen.record.as_ref().is_some_and(|record| record.handover.is_some());
+            if seen.part != Part::None && !is_handed_over {
+                // Who came back goes on.
+                self.setlive.handing_over.take();
+            }
             let us = Us { node: node.clone(), host: self.setlive.known_host(), now: words::now() };
             let next = step(&us, &goal, &seen, &self.told);
             debug!(app = %self.app, "step: {next:?}");

@@ -47,6 +47,19 @@ pub(crate) struct Seen {
     pub(crate) alone: bool,
     /// An operator says that what is another's shall be ours.
     pub(crate) adopt: bool,
+    /// What this agent is in the app.
+    pub(crate) part: Part,
+}
+
+/// What the agent that decides is in the app that it decides about.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum Part {
+    #[default]
+    None,
+    /// One of its programs, which somebody started by hand.
+    Program,
+    /// The program of this service.
+    Service(String),
 }
 
 /// Who wrote a record, from where we stand.
@@ -101,6 +114,10 @@ pub(crate) enum Decision {
     Recheck(Definition, Failure),
     /// Stop what runs and start this.
     Replace { from: Option<Definition>, to: Definition, permission: Permission },
+    /// As [`Decision::Replace`], of the app of which this agent is the service of that name: have the finisher do it.
+    HandOver { from: Definition, to: Definition, permission: Permission, service: String },
+    /// The finisher is at it: see that it is there.
+    Finish(Definition),
     /// These services belong to no definition any more.
     RemoveServices(BTreeSet<String>),
     /// Stop the app, remove its services.
@@ -130,6 +147,60 @@ pub(crate) fn decide(goal: &Goal, seen: &Seen) -> Decision {
     if let Some(reason) = in_the_way(goal, seen) {
         return Decision::Refuse(reason);
     }
+    match (under_way(goal, seen), &seen.part) {
+        (Some(decision), _) => decision,
+        (None, Part::None) => whole(goal, seen),
+        (None, part) => as_part(part, whole(goal, seen), seen),
+    }
+}
+
+/// What a finisher was begun for is finished, whatever else is wanted by now; unless somebody from outside takes all of it
+/// away.
+fn under_way(goal: &Goal, seen: &Seen) -> Option<Decision> {
+    let record = seen.record.as_ref().filter(|record| record.handover.is_some())?;
+    let is_removed = matches!(goal, Goal::Nothing { .. }) && seen.part == Part::None;
+    record.converging.clone().filter(|_| !is_removed).map(Decision::Finish)
+}
+
+/// What was decided, as far as one may do it who ends with the app: nobody would be left to start the next version.
+fn as_part(part: &Part, decision: Decision, seen: &Seen) -> Decision {
+    let refuse = |reason: String| Decision::Refuse(format!("this agent is of that app itself, {reason}"));
+    let service = match part {
+        Part::Service(service) => service,
+        Part::None => return decision,
+        Part::Program if matches!(decision, Decision::Replace { .. }) => {
+            return refuse(
+                "and was started by hand: leave it to the app's own service, or take another copy".to_owned(),
+            );
+        }
+        Part::Program => "",
+    };
+    match decision {
+        Decision::Remove { .. } => {
+            refuse("and does not end it: kickstart/host --remove takes the platform off a host".to_owned())
+        }
+        Decision::Replace { to, permission, .. } => {
+            let record = seen.record.as_ref();
+            let on_disk = |definition: &&Definition| seen.on_disk.contains(&definition.digest());
+            let begun = record.and_then(|record| record.converging.as_ref()).filter(on_disk);
+            let healthy = record.and_then(|record| record.healthy.as_ref()).filter(on_disk);
+            match (healthy, begun) {
+                _ if !to.entries.contains_key(service) => {
+                    refuse(format!("and {} has no {service}, which would go on from there", to.version))
+                }
+                (Some(from), _) => {
+                    Decision::HandOver { from: from.clone(), to, permission, service: service.to_owned() }
+                }
+                // Somebody else has brought it so far that this agent runs from it.
+                (None, Some(begun)) if !has_failed(begun, seen) => Decision::AwaitHealth(begun.clone()),
+                (None, _) => refuse("and there is no healthy version to come back to".to_owned()),
+            }
+        }
+        decision => decision,
+    }
+}
+
+fn whole(goal: &Goal, seen: &Seen) -> Decision {
     match goal {
         Goal::Nothing { why, .. } => match &seen.record {
             None => Decision::Converged,
@@ -403,6 +474,11 @@ impl Decision {
                 lines.push(format!("start {} ({})", to.version, to.digest()));
                 lines
             }
+            Self::HandOver { from, to, permission, .. } => {
+                let asking = if *permission == Permission::Needed { ", once the cluster can spare it" } else { "" };
+                one(format!("have the finisher replace {} by {} ({}){asking}", from.version, to.version, to.digest()))
+            }
+            Self::Finish(to) => one(format!("wait for the finisher, which leads to {}", to.version)),
             Self::RemoveServices(services) => {
                 services.iter().map(|service| format!("remove the service {service}")).collect()
             }

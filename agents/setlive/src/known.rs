@@ -99,7 +99,8 @@ impl Site {
     /// `None` where what others build or run has to be asked for each time, and where another agent's passes would forget
     /// what ours know.
     pub(crate) fn known(&self) -> Option<Known> {
-        let Self { node, source, places, control, records: _, alone, passing_timeout: _, adopt, known: _ } = self;
+        let Self { node, source, places, control, records: _, program: _, alone, passing_timeout: _, adopt, known: _ } =
+            self;
         match (source, control, &places.builder) {
             (Source::Store, Control::Supervise, None) => {
                 Known::open(&places.stage, &format!("{node} {places:?} {alone} {adopt}"))

@@ -9,6 +9,7 @@ mod attempt;
 mod data;
 mod decide;
 mod definition;
+mod finish;
 mod health;
 mod keep;
 mod known;
@@ -36,13 +37,15 @@ use converge::files;
 use converge::{Agent, Glance, Host, Outcome, Source, Task, Wanted, blocking};
 use store::intent::{App, NodeIntent, looks_gone};
 use store::{Alive, AppName, ClusterName, NodeName, Store};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit};
 use tokio::task::JoinHandle;
 use tracing::debug;
 
+pub use finish::finish;
+
 use act::inquiry;
 use attempt::Attempt;
-use decide::{Decision, Goal, Owner, Seen, Service, candidates, decide};
+use decide::{Decision, Goal, Owner, Part, Seen, Service, candidates, decide};
 use definition::Definition;
 use known::Known;
 use record::{Record, Records};
@@ -99,6 +102,8 @@ pub struct Setlive {
     watches: Rc<Cell<usize>>,
     /// One for each app: within this process a look at its registration makes no attempt give up.
     turns: RefCell<BTreeMap<AppName, Rc<Mutex<()>>>>,
+    /// Held once this agent has handed over to its successor, so that it begins nothing more.
+    handing_over: RefCell<Option<OwnedSemaphorePermit>>,
 }
 
 /// This agent's part of the host.
@@ -109,6 +114,8 @@ struct Site {
     places: service::Places,
     control: Control,
     records: Records,
+    /// The program that this agent is; not known where there is no `/proc`.
+    program: Option<PathBuf>,
     /// Nobody else follows the same intent.
     alone: bool,
     passing_timeout: Duration,
@@ -131,6 +138,7 @@ impl Setlive {
             source: host.source,
             records,
             places: resolved,
+            program: std::env::current_exe().ok(),
             control: places.sv.clone().map_or(Control::Supervise, Control::Sv),
             alone: host.source == Source::Direct || !host.store.keeps_instances(),
             passing_timeout: places.passing_timeout,
@@ -149,6 +157,7 @@ impl Setlive {
             stamp: RefCell::default(),
             watches: Rc::default(),
             turns: RefCell::default(),
+            handing_over: RefCell::default(),
         })
     }
 }
@@ -280,7 +289,7 @@ impl Setlive {
             let record = site.records.load(&looked_for)?;
             let goal = goal(&looked_for, &wanted);
             let seen = site.observe(&looked_for, &goal, record)?;
-            Ok((would_end_us(&looked_for, &goal, &seen).unwrap_or(goal), seen))
+            Ok((goal, seen))
         })
         .await?;
         let goal = match goal {
@@ -346,21 +355,6 @@ fn goal(app: &AppName, wanted: &Wanted) -> Goal {
     }
 }
 
-/// What becomes of a goal that would have this agent stop the app of which it is a part: nobody would be left to start the
-/// next version.
-fn would_end_us(app: &AppName, goal: &Goal, seen: &Seen) -> Option<Goal> {
-    let runs = seen.record.as_ref()?.healthy.as_ref()?;
-    let replaces = match goal {
-        Goal::Run(wanted) => wanted.digest() != runs.digest(),
-        Goal::Nothing { .. } => true,
-        Goal::Unprepared { .. } | Goal::Unusable { .. } | Goal::Barred | Goal::Finish => false,
-    };
-    let (install, program) = (fs::canonicalize(runs.install(app)).ok()?, std::env::current_exe().ok()?);
-    let reason = "this agent is of that app itself, and nobody would be left to start the next version: replace it from outside, by \
-                  kickstart/host --remove and kickstart/host";
-    (replaces && program.starts_with(install)).then(|| Goal::Unusable { reason: reason.to_owned() })
-}
-
 impl Site {
     /// Whether an attempt would find nothing to do.
     fn is_settled(&self, app: &AppName, wanted: &Wanted) -> Result<bool> {
@@ -415,7 +409,30 @@ impl Site {
         let is_goal = |definition: &Definition| matches!(goal, Goal::Run(wanted) if wanted == definition);
         let installed = digests(&|definition| is_goal(definition) || definition.install(app).is_dir());
         let owner = record.as_ref().map_or(Owner::Us, |record| self.owner(record));
-        Ok(Seen { services, on_disk, installed, owner, alone: self.alone, adopt: self.adopt, record })
+        let part = self.part(app, record.as_ref(), &services);
+        Ok(Seen { services, on_disk, installed, owner, alone: self.alone, adopt: self.adopt, part, record })
+    }
+
+    /// What this agent is in the app.
+    fn part(&self, app: &AppName, record: Option<&Record>, services: &BTreeMap<String, Service>) -> Part {
+        let Some(program) = &self.program else { return Part::None };
+        let is_of = |definition: &&Definition| {
+            let install = definition.install(app);
+            // It is seldom, and what is no link takes no look at the disk.
+            program.ancestors().any(|dir| dir.file_name() == install.file_name())
+                && fs::canonicalize(install).is_ok_and(|install| program.starts_with(install))
+        };
+        let mut recorded = record.into_iter().flat_map(|record| record.healthy.iter().chain(&record.converging));
+        if recorded.find(is_of).is_none() {
+            return Part::None;
+        }
+        let is_us = |service: &Service| match service {
+            Service::Running { pid } => fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == *program),
+            Service::Absent | Service::Unsupervised | Service::Stopped | Service::Failing => false,
+        };
+        let finisher = record::finisher(app);
+        let mut ours = services.iter().filter(|(name, _)| **name != finisher);
+        ours.find(|(_, service)| is_us(service)).map_or(Part::Program, |(name, _)| Part::Service(name.clone()))
     }
 
     fn service(&self, service: &str) -> Result<Service> {

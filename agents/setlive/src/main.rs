@@ -1,9 +1,11 @@
 //! The `pp-setlive` command.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use setlive::{Places, Setlive};
+use store::AppName;
 
 /// Makes the active version of every app of this host the running one, under runit.
 ///
@@ -25,9 +27,24 @@ struct Cli {
 
     #[command(flatten)]
     places: Places,
+
+    /// Finish the replacement of this app, of which the agent itself is a part and which it has therefore handed over: runit runs
+    /// this as the service <APP>@finish while it is needed. Marks of agents' first passes are looked for beside --mark
+    #[arg(long, value_name = "APP", requires = "mark", conflicts_with_all = ["once", "plan"])]
+    finish: Option<AppName>,
+
+    /// Seconds that all agents of a new version of this agent's own app may take to make their first pass, while the store
+    /// can be read; then the old version comes back
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = converge::positive_seconds)]
+    handover_timeout: Duration,
 }
 
 fn main() -> ExitCode {
     let cli = converge::parse::<Cli>();
-    converge::main(&cli.common, |host| Setlive::new(&cli.places, host))
+    match (&cli.finish, &cli.common.mark) {
+        (Some(app), Some(mark)) => converge::main_of(&cli.common, async |host| {
+            setlive::finish(app, &cli.places, &host, mark, cli.handover_timeout).await
+        }),
+        (None, _) | (_, None) => converge::main(&cli.common, |host| Setlive::new(&cli.places, host)),
+    }
 }

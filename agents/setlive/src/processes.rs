@@ -1,9 +1,10 @@
 //! The processes of this host, as far as `/proc` tells.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -108,8 +109,18 @@ fn is_of(pid: Pid, basedir: &Path) -> bool {
 }
 
 fn has_config_of(environ: &str, basedir: &Path) -> bool {
-    let prefix = [b"CONFIG_PATH=", basedir.join("config/").as_os_str().as_bytes()].concat();
-    fs::read(environ).is_ok_and(|text| text.split(|byte| *byte == 0).any(|variable| variable.starts_with(&prefix)))
+    config_in(environ).is_some_and(|config| config.starts_with(basedir.join("config")))
+}
+
+/// The `CONFIG_PATH` that a process was started with.
+pub(crate) fn config(pid: i32) -> Option<PathBuf> {
+    config_in(&format!("/proc/{pid}/environ"))
+}
+
+fn config_in(environ: &str) -> Option<PathBuf> {
+    let text = fs::read(environ).ok()?;
+    let config = text.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(b"CONFIG_PATH="))?;
+    Some(OsStr::from_bytes(config).into())
 }
 
 fn all() -> impl Iterator<Item = Process> {

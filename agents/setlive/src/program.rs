@@ -48,6 +48,15 @@ pub(crate) async fn run(
     Ok(())
 }
 
+/// Runs `path`, a hook, where the install has it. Tells whether it has.
+pub(crate) async fn hook(app: &AppName, definition: &Definition, path: &str, patience: Duration) -> Result<bool> {
+    if !definition.install(app).join(path).exists() {
+        return Ok(false);
+    }
+    info!(%app, "Running {path} of {}", definition.version);
+    run(app, definition, path, patience, Output::Shown).await.map(|()| true)
+}
+
 /// Where a program's output goes in the agent's log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Output {

@@ -227,8 +227,9 @@ enum May {
 fn places<'a>(goal: &Goal, decision: &'a Decision, seen: &'a Seen) -> Result<Vec<Place<'a>>, NothingToAsk> {
     let runs_in = seen.record.as_ref().map(|record| &record.cluster);
     match decision {
-        Decision::Replace { permission: Permission::Given, .. } => Err(NothingToAsk),
-        Decision::Replace { to, permission, .. } => {
+        Decision::Replace { permission: Permission::Given, .. }
+        | Decision::HandOver { permission: Permission::Given, .. } => Err(NothingToAsk),
+        Decision::Replace { to, permission, .. } | Decision::HandOver { to, permission, .. } => {
             let serves = *permission == Permission::Needed;
             let left = runs_in.filter(|cluster| serves && **cluster != to.cluster);
             let leaves = left.map(|cluster| Place { cluster, to: None, serves: true });

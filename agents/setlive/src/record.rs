@@ -32,6 +32,9 @@ pub(crate) struct Record {
     pub(crate) healthy: Option<Definition>,
     /// Written before the first destructive step towards a definition, cleared when it is healthy.
     pub(crate) converging: Option<Definition>,
+    /// From `healthy` to `converging` another process leads, since this agent is of the app itself: see [`crate::finish`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) handover: Option<Handover>,
     /// What was tried and was not healthy in time; not tried again while its version stays active.
     #[serde(default)]
     pub(crate) failed: BTreeMap<Digest, Failure>,
@@ -41,6 +44,13 @@ pub(crate) struct Record {
     /// Something was begun since the store last showed what runs here as it is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) unregistered: bool,
+}
+
+/// A replacement that the app's finisher makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Handover {
+    /// The service that is this agent: the finisher is launched as it is.
+    pub(crate) service: String,
 }
 
 /// Why a definition counts as failed.
@@ -75,6 +85,7 @@ impl Record {
             services: BTreeSet::new(),
             healthy: None,
             converging: None,
+            handover: None,
             failed: BTreeMap::new(),
             asked: BTreeSet::new(),
             unregistered: false,
@@ -92,6 +103,14 @@ impl Record {
         self
     }
 
+    /// The record once the finisher leads the way that was begun.
+    #[must_use]
+    pub(crate) fn handed_over(mut self, app: &AppName, service: &str) -> Self {
+        self.services.insert(finisher(app));
+        self.handover = Some(Handover { service: service.to_owned() });
+        self
+    }
+
     /// The record once `to` is healthy.
     #[must_use]
     pub(crate) fn arrived(mut self, to: &Definition) -> Self {
@@ -100,14 +119,14 @@ impl Record {
         self.basedir = to.basedir.clone();
         self.failed.remove(&to.digest());
         self.healthy = Some(to.clone());
-        self.converging = None;
+        (self.converging, self.handover) = (None, None);
         self
     }
 
     /// The record once nothing runs any more.
     #[must_use]
     pub(crate) fn emptied(mut self) -> Self {
-        (self.healthy, self.converging) = (None, None);
+        (self.healthy, self.converging, self.handover) = (None, None, None);
         self.services.clear();
         self.unregistered = true;
         self
@@ -130,6 +149,11 @@ impl Record {
     pub(crate) fn is_empty(&self) -> bool {
         self.services.is_empty() && self.healthy.is_none() && self.converging.is_none()
     }
+}
+
+/// The service that finishes what this agent cannot: replacing itself.
+pub(crate) fn finisher(app: &AppName) -> String {
+    format!("{app}@finish")
 }
 
 /// The directory that holds the records and their locks.

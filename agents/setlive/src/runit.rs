@@ -73,6 +73,18 @@ impl Control {
         }
     }
 
+    /// Ends the process `pid` of the service, as [`Control::stop`] does, but leaves it to runsv to start another at once: there
+    /// is no moment at which nothing would bring it back.
+    pub(crate) async fn renew(&self, dir: &Path, pid: i32, patience: Duration) -> Result<()> {
+        match self {
+            Self::Supervise => {
+                let is_gone = || Ok(supervised(dir)?.is_none_or(|status| status.pid != Some(pid)));
+                end(dir, Some(pid), [b't', b'k'], patience, is_gone).await
+            }
+            Self::Sv(sv) => run_sv(sv, "restart", dir).await,
+        }
+    }
+
     /// Whether somebody looks after the service in `dir`, now or within the time in which runsvdir looks for new ones.
     pub(crate) async fn is_supervised(&self, dir: &Path) -> Result<bool> {
         until(RUNSVDIR_LOOKS, || Ok(self.observe(dir)? != Service::Unsupervised)).await
@@ -159,16 +171,27 @@ async fn tell(dir: &Path, command: u8) -> Result<()> {
 
 async fn stop(dir: &Path, patience: Duration) -> Result<()> {
     let Some(status) = supervised(dir)? else { bail!("no runsv looks after {}: is runsvdir running?", dir.display()) };
-    let group = status.pid.and_then(own_group);
-    tell(dir, b'd').await?;
     let is_down = || Ok(supervised(dir)?.is_some_and(|status| status.pid.is_none() && !status.wanted_up));
-    if !until(patience, is_down).await? {
+    end(dir, status.pid, [b'd', b'k'], patience, is_down).await
+}
+
+/// Ends a service's process, first politely, and what is left of its group.
+async fn end(
+    dir: &Path,
+    pid: Option<i32>,
+    [politely, at_last]: [u8; 2],
+    patience: Duration,
+    is_over: impl Fn() -> Result<bool>,
+) -> Result<()> {
+    let group = pid.and_then(own_group);
+    tell(dir, politely).await?;
+    if !until(patience, &is_over).await? {
         let service = dir.file_name().unwrap_or_default().to_string_lossy();
         let app = service.split('@').next().unwrap_or_default();
         tracing::warn!(%app, "the service {service} ignores TERM for {patience:?}: killing it");
-        tell(dir, b'k').await?;
-        let down = until(RUNSV_ANSWERS, is_down).await?;
-        anyhow::ensure!(down, "{} does not stop, not even when killed", dir.display());
+        tell(dir, at_last).await?;
+        let over = until(RUNSV_ANSWERS, &is_over).await?;
+        anyhow::ensure!(over, "{} does not stop, not even when killed", dir.display());
     }
     // What the main process left behind would go on beside the next version, on its ports and files.
     let Some(group) = group else { return Ok(()) };

@@ -14,6 +14,7 @@ use store::AppName;
 
 use crate::data;
 use crate::definition::{Definition, install_link};
+use crate::record::finisher;
 
 /// Where services are built, and where runsvdir looks for them.
 #[derive(Debug, Clone)]
@@ -97,6 +98,18 @@ impl Places {
         Ok(Staged { owned: staged })
     }
 
+    /// Puts the app's finisher in its place, launched as `service` of `from` is.
+    pub(crate) fn put_finisher(&self, app: &AppName, from: &Definition, service: &str) -> Result<()> {
+        let entry = from.entries.get(service).with_context(|| format!("{} has no {service}", from.version))?;
+        let finisher = finisher(app);
+        files::directory(&from.log_dir(&finisher))?;
+        files::directory(&self.staged(&finisher).join("log"))?;
+        let run = format!("#!/bin/sh\n{} --finish {app}\n", run_commands(app, from, entry).trim_end());
+        files::write(&self.run(&finisher), run.as_bytes(), 0o755)?;
+        files::write(&self.log_run(&finisher), log_commands(from, &finisher).as_bytes(), 0o755)?;
+        files::link(&self.link(&finisher), &self.staged(&finisher)).map(drop)
+    }
+
     /// Runs the external service builder, if there is one.
     pub(crate) fn build(&self) -> Result<()> {
         let Some(Builder { command, config }) = &self.builder else { return Ok(()) };
@@ -140,8 +153,7 @@ impl Places {
             }
             None => owned.extend(definition.entries.iter().flat_map(|(service, entry)| {
                 let run = format!("#!/bin/sh\n{}", run_commands(app, definition, entry));
-                let log = format!("#!/bin/sh\nexec svlogd -tt {}\n", quoted(&definition.log_dir(service)));
-                [script(self.run(service), run), script(self.log_run(service), log)]
+                [script(self.run(service), run), script(self.log_run(service), log_commands(definition, service))]
             })),
         }
         owned
@@ -198,6 +210,10 @@ fn run_commands(app: &AppName, definition: &Definition, entry: &str) -> String {
         quoted(&definition.data_dir()),
         quoted(&install.join(entry)),
     )
+}
+
+fn log_commands(definition: &Definition, service: &str) -> String {
+    format!("#!/bin/sh\nexec svlogd -tt {}\n", quoted(&definition.log_dir(service)))
 }
 
 /// As one word of a shell, whatever it holds.

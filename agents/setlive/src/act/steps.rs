@@ -16,7 +16,7 @@ use super::{Act, changed};
 use crate::Setlive;
 use crate::decide::Service;
 use crate::definition::{Definition, install_link};
-use crate::program::{self, Output};
+use crate::program;
 use crate::record::Record;
 use crate::service::Staged;
 
@@ -126,24 +126,16 @@ impl Act<'_> {
     }
 
     pub(super) async fn enable(&self, to: &Definition) -> Result<bool> {
-        self.hook(to, "bin/enable", to.timeouts.enable.duration()).await
+        program::hook(self.app, to, "bin/enable", to.timeouts.enable.duration()).await
     }
 
     /// Tells whether there was anything to run. An app that cannot be taken out of service politely is taken out all the
     /// same.
     pub(super) async fn disable(&self, from: &Definition) -> bool {
-        self.hook(from, "bin/disable", from.timeouts.disable.duration()).await.unwrap_or_else(|error| {
+        program::hook(self.app, from, "bin/disable", from.timeouts.disable.duration()).await.unwrap_or_else(|error| {
             warn!(app = %self.app, "{error:#}; going on");
             true
         })
-    }
-
-    pub(super) async fn hook(&self, definition: &Definition, path: &str, patience: Duration) -> Result<bool> {
-        if !definition.install(self.app).join(path).exists() {
-            return Ok(false);
-        }
-        info!(app = %self.app, "Running {path} of {}", definition.version);
-        program::run(self.app, definition, path, patience, Output::Shown).await.map(|()| true)
     }
 }
 

@@ -37,6 +37,7 @@ fn seen(record: Option<Record>, slug: Service, on_disk: &str) -> Seen {
         owner: Owner::Us,
         alone: false,
         adopt: false,
+        part: Part::None,
     }
 }
 
@@ -317,7 +318,16 @@ impl Host {
         let on_disk = self.files.iter().map(Definition::digest).collect();
         let installed = self.prepared.iter().map(|version| definition(version).digest()).collect();
         let services = [("slug".to_owned(), service)].into();
-        Seen { record: self.record.clone(), services, on_disk, installed, owner: Owner::Us, alone: false, adopt: false }
+        Seen {
+            record: self.record.clone(),
+            services,
+            on_disk,
+            installed,
+            owner: Owner::Us,
+            alone: false,
+            adopt: false,
+            part: Part::None,
+        }
     }
 
     fn is_healthy(&self, version: &Version) -> bool {
@@ -354,6 +364,7 @@ impl Host {
                     .begun(&to);
                 vec![save(begun.clone()), Step::Stop, write(to.clone()), Step::Start, judged(&to, begun)]
             }
+            Decision::HandOver { .. } | Decision::Finish(_) => unreachable!("the agent is not of this app"),
             Decision::RemoveServices(_) => unreachable!("there is one service"),
             Decision::Remove { .. } => vec![Step::Stop, Step::RemoveService, save(record().emptied())],
             Decision::Clear => vec![Step::RemoveRecord],
@@ -459,5 +470,52 @@ fn whatever_happened_before_a_host_converges_and_a_further_pass_changes_nothing(
         let before = host.clone();
         host.pass(active, None);
         assert_eq!(host, before, "a further pass changes nothing");
+    }
+}
+
+#[test]
+fn the_app_that_the_agent_is_of_is_handed_over_and_never_stopped() {
+    let ours = |seen: Seen| Seen { part: Part::Service("slug".to_owned()), ..seen };
+    let by_hand = |seen: Seen| Seen { part: Part::Program, ..seen };
+    let gone = Goal::Nothing { why: "gone", heeds_minimum: true };
+    let running = || seen(Some(record(Some("1"), None)), UP, "1");
+    let begun = || seen(Some(record(Some("1"), Some("2"))), UP, "1");
+    let hand_over = |permission| Decision::HandOver {
+        from: definition("1"),
+        to: definition("2"),
+        permission,
+        service: "slug".to_owned(),
+    };
+    assert_eq!(decide(&want("2"), &ours(running())), hand_over(Permission::Needed));
+    assert_eq!(decide(&want("2"), &ours(begun())), hand_over(Permission::Needed), "a crash came before the finisher");
+    assert_eq!(decide(&want("1"), &ours(running())), Decision::Converged);
+    // Brought there from outside, and not judged yet.
+    let brought = || seen(Some(record(Some("1"), Some("2"))), UP, "2");
+    assert_eq!(decide(&want("3"), &ours(brought())), Decision::AwaitHealth(definition("2")));
+
+    let refused = |goal: &Goal, seen: Seen, says: &str| match decide(goal, &seen) {
+        Decision::Refuse(reason) => assert!(reason.contains(says), "{reason}"),
+        other => panic!("{other:?}"),
+    };
+    refused(&gone, ours(running()), "kickstart/host --remove");
+    refused(&gone, by_hand(running()), "kickstart/host --remove");
+    refused(&want("2"), by_hand(running()), "was started by hand");
+    let another = Seen { part: Part::Service("slug@agent".to_owned()), ..running() };
+    refused(&want("2"), another, "2 has no slug@agent");
+}
+
+#[test]
+fn what_a_finisher_has_in_hand_is_left_to_it_whatever_is_wanted_unless_all_of_it_is_taken_away() {
+    let handed_over = record(Some("1"), None).begun(&definition("2")).handed_over(&"slug".parse().unwrap(), "slug");
+    let gone = Goal::Nothing { why: "gone", heeds_minimum: false };
+    for part in [Part::None, Part::Program, Part::Service("slug".to_owned())] {
+        for on_disk in ["1", "2"] {
+            let seen = Seen { part: part.clone(), ..seen(Some(handed_over.clone()), UP, on_disk) };
+            for goal in [want("1"), want("2"), want("3"), Goal::Finish, Goal::Barred] {
+                assert_eq!(decide(&goal, &seen), Decision::Finish(definition("2")));
+            }
+            let is_removed = matches!(decide(&gone, &seen), Decision::Remove { .. });
+            assert_eq!(is_removed, part == Part::None);
+        }
     }
 }

@@ -70,6 +70,7 @@ impl Live {
             records: Records::open(&stage),
             places: Places { stage, runit: self.path("runit"), builder: None },
             control: Control::Supervise,
+            program: None,
             alone: true,
             passing_timeout: Duration::ZERO,
             adopt: false,

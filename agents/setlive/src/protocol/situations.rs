@@ -4,7 +4,7 @@ use converge::Source;
 use store::lease::{Down, FailedDigest, Leases};
 
 use super::*;
-use crate::decide::{Owner, Service};
+use crate::decide::{Owner, Part, Service};
 use crate::definition::tests::definition;
 
 const UP: Service = Service::Running { pid: 7 };
@@ -64,6 +64,7 @@ fn seen(record: Option<Record>, slug: Service, on_disk: &str) -> Seen {
         owner: Owner::Us,
         alone: false,
         adopt: false,
+        part: Part::None,
     }
 }
 

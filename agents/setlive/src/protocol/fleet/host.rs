@@ -6,7 +6,7 @@ use store::ClusterName;
 use store::lease::{FailedDigest, Leases};
 
 use super::intent::{Spec, Wanted, cluster_name, cluster_number, node_name};
-use crate::decide::{Decision, Goal, Owner, Seen, Service};
+use crate::decide::{Decision, Goal, Owner, Part, Seen, Service};
 use crate::definition::Definition;
 use crate::protocol::{Question, Reason, Step, Us, Wait};
 use crate::record::{Failure, Record};
@@ -105,6 +105,7 @@ impl Host {
             owner: Owner::Us,
             alone: false,
             adopt: false,
+            part: Part::None,
             record,
         };
         (goal, seen)
@@ -166,7 +167,12 @@ impl Host {
                 vec![Effect::Drain, Effect::Stop, Effect::RemoveService, Effect::Save(emptied)]
             }
             Decision::Clear => vec![Effect::RemoveRecord],
-            Decision::Refuse(_) | Decision::Adopt | Decision::Note(_) | Decision::RemoveServices(_) => {
+            Decision::Refuse(_)
+            | Decision::Adopt
+            | Decision::Note(_)
+            | Decision::HandOver { .. }
+            | Decision::Finish(_)
+            | Decision::RemoveServices(_) => {
                 unreachable!("nothing here leads to that: {decision:?}")
             }
         })
