@@ -211,6 +211,7 @@ impl Act<'_> {
         let record = record.begun(to);
         self.save(record.clone()).await?;
         self.stage(to).await?;
+        self.write_finisher(from, service).await?;
         self.keep_last(to, record.healthy.as_ref())?;
         self.drain(from, true, &format!("replaced by {}", to.version)).await;
         self.disable(from).await;
@@ -224,15 +225,21 @@ impl Act<'_> {
         self.see_to_finisher(to, &record).await
     }
 
+    async fn write_finisher(&self, from: &Definition, service: &str) -> Result<()> {
+        let (places, app, from) = (self.setlive.site.places.clone(), self.app.clone(), from.clone());
+        let service = service.to_owned();
+        blocking(move || places.write_finisher(&app, &from, &service)).await
+    }
+
     /// The finisher is there and runs, or somebody has to see to it.
     async fn see_to_finisher(&self, to: &Definition, record: &Record) -> Result<Next> {
         let (app, site) = (self.app, &self.setlive.site);
         let (Some(from), Some(handover)) = (&record.healthy, &record.handover) else {
             bail!("{} does not say what the finisher is to come back to", site.records.path(app).display());
         };
-        let (places, name, launched_as) = (site.places.clone(), app.clone(), handover.service.clone());
-        let of = from.clone();
-        blocking(move || places.put_finisher(&name, &of, &launched_as)).await?;
+        self.write_finisher(from, &handover.service).await?;
+        let (places, name) = (site.places.clone(), app.clone());
+        blocking(move || places.link_finisher(&name)).await?;
         let dir = site.places.staged(&finisher(app));
         if !site.control.is_supervised(&dir).await? {
             // Then others need not wait for it either.

@@ -98,15 +98,20 @@ impl Places {
         Ok(Staged { owned: staged })
     }
 
-    /// Puts the app's finisher in its place, launched as `service` of `from` is.
-    pub(crate) fn put_finisher(&self, app: &AppName, from: &Definition, service: &str) -> Result<()> {
+    /// Writes what the app's finisher is started by, as `service` of `from` is.
+    pub(crate) fn write_finisher(&self, app: &AppName, from: &Definition, service: &str) -> Result<()> {
         let entry = from.entries.get(service).with_context(|| format!("{} has no {service}", from.version))?;
         let finisher = finisher(app);
         files::directory(&from.log_dir(&finisher))?;
         files::directory(&self.staged(&finisher).join("log"))?;
         let run = format!("#!/bin/sh\n{} --finish {app}\n", run_commands(app, from, entry).trim_end());
         files::write(&self.run(&finisher), run.as_bytes(), 0o755)?;
-        files::write(&self.log_run(&finisher), log_commands(from, &finisher).as_bytes(), 0o755)?;
+        files::write(&self.log_run(&finisher), log_commands(from, &finisher).as_bytes(), 0o755).map(drop)
+    }
+
+    /// Has runsvdir start it.
+    pub(crate) fn link_finisher(&self, app: &AppName) -> Result<()> {
+        let finisher = finisher(app);
         files::link(&self.link(&finisher), &self.staged(&finisher)).map(drop)
     }
 

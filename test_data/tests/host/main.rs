@@ -1,5 +1,6 @@
 //! `kickstart/pack` and `kickstart/host`: a bare host becomes one that follows a store, by one command.
 
+mod hosts;
 mod site;
 mod upgrade;
 
