@@ -1,37 +1,42 @@
 //! Files and links that an agent owns: changed as a whole or not at all, and only when they differ.
 //!
 //! Ensures: whoever reads sees the old content or the new, also after a power failure; what already is as wanted is not
-//! written, so its times stay. Assumes that only one process writes a given path at a time: hold a [`Lock`].
+//! written, so its times stay. Assumes that only one process writes a given path at a time: hold a [`Lock`]. `what` names
+//! the steps, as in [`effect`].
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
+use crate::effect;
+
 /// Makes `path` a file with these bytes and this mode. Tells whether it had to.
-pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<bool> {
-    stage(path, bytes, mode)?.map_or(Ok(false), Staged::finish)
+pub fn write(what: &'static str, path: &Path, bytes: &[u8], mode: u32) -> Result<bool> {
+    stage(what, path, bytes, mode)?.map_or(Ok(false), Staged::finish)
 }
 
 /// Makes `link` a symbolic link to `target`, without a moment at which there is none. Tells whether it had to.
-pub fn link(link: &Path, target: &Path) -> Result<bool> {
-    stage_link(link, target)?.map_or(Ok(false), Staged::finish)
+pub fn link(what: &'static str, link: &Path, target: &Path) -> Result<bool> {
+    stage_link(what, link, target)?.map_or(Ok(false), Staged::finish)
 }
 
 /// The next content of a path, complete and on disk, beside the path.
 #[derive(Debug)]
 #[must_use]
 pub struct Staged {
+    what: &'static str,
     path: PathBuf,
 }
 
 impl Staged {
     /// Puts it in its place. Needs no space on the disk.
     pub fn put(&self) -> Result<()> {
-        fs::rename(beside(&self.path), &self.path).with_context(|| format!("replacing {}", self.path.display()))
+        let put = effect::rename(self.what, &beside(&self.path), &self.path);
+        put.with_context(|| format!("replacing {}", self.path.display()))
     }
 
     /// Makes that it is in its place last.
@@ -47,37 +52,37 @@ impl Staged {
 }
 
 /// Writes what `path` is to hold beside it; nothing, when it holds that already.
-pub fn stage(path: &Path, bytes: &[u8], mode: u32) -> Result<Option<Staged>> {
+pub fn stage(what: &'static str, path: &Path, bytes: &[u8], mode: u32) -> Result<Option<Staged>> {
     if holds(path, bytes, mode) {
         return Ok(None);
     }
     replaceable(path)?;
     let write = || {
         let next = beside(path);
-        remove_if_there(&next)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&next)?;
-        file.write_all(bytes)?;
+        effect::remove(LEFT, &next)?;
+        let file = effect::create(what, &next, mode)?;
+        effect::write(what, &file, bytes)?;
         // The mode that was asked for, whatever the umask.
-        file.set_permissions(Permissions::from_mode(mode))?;
+        effect::set_mode(what, &file, mode)?;
         file.sync_all()
     };
     write().with_context(|| format!("writing {}", path.display()))?;
-    Ok(Some(Staged { path: path.to_owned() }))
+    Ok(Some(Staged { what, path: path.to_owned() }))
 }
 
 /// Makes the link that `path` is to be beside it; nothing, when it is that already.
-pub fn stage_link(path: &Path, target: &Path) -> Result<Option<Staged>> {
+pub fn stage_link(what: &'static str, path: &Path, target: &Path) -> Result<Option<Staged>> {
     if fs::read_link(path).is_ok_and(|found| found == target) {
         return Ok(None);
     }
     replaceable(path)?;
     let make = || {
         let next = beside(path);
-        remove_if_there(&next)?;
-        symlink(target, &next)
+        effect::remove(LEFT, &next)?;
+        effect::link(what, target, &next)
     };
     make().with_context(|| format!("linking {} to {}", path.display(), target.display()))?;
-    Ok(Some(Staged { path: path.to_owned() }))
+    Ok(Some(Staged { what, path: path.to_owned() }))
 }
 
 /// Fails where a rename would: better before anything depends on it.
@@ -105,24 +110,19 @@ pub fn holds(path: &Path, bytes: &[u8], mode: u32) -> bool {
 }
 
 /// Removes a file or link, durably; one that is not there is fine.
-pub fn remove(path: &Path) -> Result<()> {
-    let remove = || if remove_if_there(path)? { sync_parent(path) } else { Ok(()) };
+pub fn remove(what: &str, path: &Path) -> Result<()> {
+    let remove = || if effect::remove(what, path)? { sync_parent(path) } else { Ok(()) };
     remove().with_context(|| format!("removing {}", path.display()))
 }
 
 /// Creates a directory and those above it, readable by all.
-pub fn directory(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).with_context(|| format!("creating the directory {}", path.display()))
+pub fn directory(what: &str, path: &Path) -> Result<()> {
+    effect::make_directories(what, path).with_context(|| format!("creating the directory {}", path.display()))
 }
 
 /// Removes a directory with all that is in it; one that is not there is fine.
-pub fn remove_directory(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing the directory {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+pub fn remove_directory(what: &str, path: &Path) -> Result<()> {
+    effect::remove_directory(what, path).with_context(|| format!("removing the directory {}", path.display()))
 }
 
 /// Makes what was renamed, linked or removed beside `path` last.
@@ -151,19 +151,14 @@ fn at_once(flags: OFlags) -> i32 {
     (flags | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed()
 }
 
+/// What a crash left of the next content of a path.
+const LEFT: &str = "what a crash left";
+
 /// Where the next content of `path` is written: the same directory, so that a rename is enough. The name is always the
 /// same, so that what a crash left is overwritten.
 fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.next"))
-}
-
-fn remove_if_there(path: &Path) -> io::Result<bool> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// An exclusive lock on a file, until it is dropped or the process ends, however it ends. The file is never removed:
@@ -175,12 +170,11 @@ pub struct Lock {
 
 impl Lock {
     /// `None` when somebody else holds the lock.
-    pub fn try_hold(path: &Path) -> Result<Option<Self>> {
+    pub fn try_hold(what: &str, path: &Path) -> Result<Option<Self>> {
         // Whoever may write to the directory must not have us make a file elsewhere, or wait for the end of a fifo.
         let flags = at_once(OFlags::NOFOLLOW);
         // To lock a file it is enough to read it, so nobody else may: they could keep us from our work for ever.
-        let mut options = OpenOptions::new();
-        let file = options.create(true).truncate(false).write(true).mode(0o600).custom_flags(flags).open(path);
+        let file = effect::open_or_create(what, path, 0o600, flags);
         // On a disk that became read-only what is there can still be locked.
         let read = || OpenOptions::new().read(true).custom_flags(flags).open(path);
         let file = file.or_else(|error| read().map_err(|_| error));
@@ -203,7 +197,7 @@ impl Lock {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
 
@@ -211,12 +205,12 @@ mod tests {
     fn what_is_as_wanted_is_not_written_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run");
-        assert!(write(&path, b"one", 0o755).unwrap());
+        assert!(write("file", &path, b"one", 0o755).unwrap());
         let inode = fs::metadata(&path).unwrap().ino();
-        assert!(!write(&path, b"one", 0o755).unwrap());
+        assert!(!write("file", &path, b"one", 0o755).unwrap());
         assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
-        assert!(write(&path, b"one", 0o644).unwrap(), "another mode");
-        assert!(write(&path, b"two", 0o644).unwrap(), "other bytes");
+        assert!(write("file", &path, b"one", 0o644).unwrap(), "another mode");
+        assert!(write("file", &path, b"two", 0o644).unwrap(), "other bytes");
         assert_eq!(fs::read(&path).unwrap(), b"two");
     }
 
@@ -226,8 +220,8 @@ mod tests {
         let (path, current) = (dir.path().join("run"), dir.path().join("current"));
         fs::write(beside(&path), "torn").unwrap();
         symlink("elsewhere", beside(&current)).unwrap();
-        write(&path, b"whole", 0o644).unwrap();
-        link(&current, Path::new("installs/a")).unwrap();
+        write("file", &path, b"whole", 0o644).unwrap();
+        link("link", &current, Path::new("installs/a")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
@@ -236,9 +230,9 @@ mod tests {
     fn a_link_can_be_flipped_also_when_it_dangles() {
         let dir = tempfile::tempdir().unwrap();
         let current = dir.path().join("current");
-        assert!(link(&current, Path::new("nowhere")).unwrap());
-        assert!(link(&current, Path::new("installs/b")).unwrap());
-        assert!(!link(&current, Path::new("installs/b")).unwrap());
+        assert!(link("link", &current, Path::new("nowhere")).unwrap());
+        assert!(link("link", &current, Path::new("installs/b")).unwrap());
+        assert!(!link("link", &current, Path::new("installs/b")).unwrap());
         assert_eq!(fs::read_link(&current).unwrap(), Path::new("installs/b"));
     }
 
@@ -247,8 +241,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("current");
         fs::create_dir(&path).unwrap();
-        assert!(stage(&path, b"x", 0o644).unwrap_err().to_string().contains("move it away"));
-        assert!(stage_link(&path, Path::new("x")).is_err());
+        assert!(stage("file", &path, b"x", 0o644).unwrap_err().to_string().contains("move it away"));
+        assert!(stage_link("link", &path, Path::new("x")).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
@@ -256,15 +250,15 @@ mod tests {
     fn a_lock_has_one_holder() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let held = Lock::try_hold(&path).unwrap();
+        let held = Lock::try_hold("lock", &path).unwrap();
         assert!(held.is_some());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "no other user can take it");
-        assert!(Lock::try_hold(&path).unwrap().is_none());
+        assert!(Lock::try_hold("lock", &path).unwrap().is_none());
         let shared = held.as_ref().unwrap().share().unwrap();
         drop(held);
-        assert!(Lock::try_hold(&path).unwrap().is_none(), "who shares it still holds it");
+        assert!(Lock::try_hold("lock", &path).unwrap().is_none(), "who shares it still holds it");
         drop(shared);
-        assert!(Lock::try_hold(&path).unwrap().is_some());
+        assert!(Lock::try_hold("lock", &path).unwrap().is_some());
     }
     #[test]
     fn what_is_planted_where_a_lock_or_a_text_belongs_is_an_error_at_once() {
@@ -272,13 +266,13 @@ mod tests {
         let (link, fifo, elsewhere) = (dir.path().join("link"), dir.path().join("fifo"), dir.path().join("elsewhere"));
         symlink(&elsewhere, &link).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o666.into(), 0).unwrap();
-        assert!(Lock::try_hold(&link).is_err());
+        assert!(Lock::try_hold("lock", &link).is_err());
         assert!(!elsewhere.exists(), "nothing is made through a link");
-        assert!(Lock::try_hold(&fifo).unwrap_err().to_string().contains("is not a file"));
+        assert!(Lock::try_hold("lock", &fifo).unwrap_err().to_string().contains("is not a file"));
         assert_eq!(read_text(&fifo).unwrap_err().to_string(), "it is not a file");
         // Also when somebody holds its other end open.
         let _reader = OpenOptions::new().read(true).custom_flags(at_once(OFlags::empty())).open(&fifo).unwrap();
-        assert!(Lock::try_hold(&fifo).unwrap_err().to_string().contains("is not a file"));
+        assert!(Lock::try_hold("lock", &fifo).unwrap_err().to_string().contains("is not a file"));
     }
 
     #[test]

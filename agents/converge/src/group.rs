@@ -7,8 +7,10 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Pid;
 use tokio::process::{Child, Command};
+
+use crate::effect;
 
 /// A child that leads a process group, and ends with it when it is dropped.
 #[derive(Debug)]
@@ -18,10 +20,19 @@ pub struct Group {
 }
 
 impl Group {
-    pub fn start(command: &mut Command) -> io::Result<Self> {
-        let child = command.process_group(0).spawn()?;
+    /// Of a program that changes something.
+    pub fn start(what: &str, command: &mut Command) -> io::Result<Self> {
+        effect::start(what, command.process_group(0)).map(Self::of)
+    }
+
+    /// Of a program that only looks.
+    pub fn start_to_ask(command: &mut Command) -> io::Result<Self> {
+        effect::start_to_ask(command.process_group(0)).map(Self::of)
+    }
+
+    fn of(child: Child) -> Self {
         let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        Ok(Self { child, id })
+        Self { child, id }
     }
 }
 
@@ -29,7 +40,7 @@ impl Drop for Group {
     fn drop(&mut self) {
         // A child that was waited for has no id any more: its number may be another's by now.
         if let (Some(id), Some(_)) = (self.id, self.child.id()) {
-            let _ = kill_process_group(id, Signal::KILL);
+            let _ = effect::kill_group("program that was given up", id);
             // It is dead in no time; where this process ends next, nobody else may be there to take note of it.
             for _ in 0..500 {
                 if !matches!(self.child.try_wait(), Ok(None)) {

@@ -4,9 +4,12 @@
 //! often again and what is said about it is decided here, the same for all. Agents do not know of each other, nor does this library of
 //! them.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod agent;
 mod args;
 mod backoff;
+pub mod effect;
 pub mod files;
 mod glance;
 mod group;
@@ -15,6 +18,7 @@ mod mark;
 mod once;
 mod schedule;
 mod settings;
+mod step;
 mod turn;
 mod watch;
 
@@ -34,6 +38,7 @@ pub use group::Group;
 pub use log::keep_aside;
 pub use mark::marked;
 pub use settings::parse;
+pub use step::{process_is, step};
 pub use watch::LONGEST_BACKOFF;
 
 use agent::Permits;

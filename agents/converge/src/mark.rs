@@ -27,8 +27,8 @@ impl Mark {
     pub(crate) fn new(path: &Path, node: &NodeName, store: &str) -> Result<Self> {
         // Where an install is run from, this says which one.
         let program = std::env::current_exe().context("finding out which program this is")?;
-        files::directory(path.parent().unwrap_or(Path::new("/")))?;
-        files::remove(path)?;
+        files::directory("directory of marks", path.parent().unwrap_or(Path::new("/")))?;
+        files::remove("another's mark", path)?;
         let text = json!({"program": program, "pid": std::process::id(), "node": node, "store": store}).to_string();
         Ok(Self { path: path.to_owned(), text })
     }
@@ -80,7 +80,7 @@ impl FirstPass {
         if let (Some(mark), Some(left)) = (&self.mark, &self.left)
             && left.is_empty()
         {
-            match files::write(&mark.path, mark.text.as_bytes(), 0o644) {
+            match files::write("mark", &mark.path, mark.text.as_bytes(), 0o644) {
                 Ok(_) => {
                     debug!("the first pass is made");
                     self.mark = None;

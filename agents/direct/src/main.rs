@@ -1,5 +1,7 @@
 //! The `pt-direct` command.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod direct;
 
 use std::path::{Path, PathBuf};

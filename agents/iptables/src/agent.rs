@@ -213,7 +213,7 @@ impl Place {
             Self::Authority(authority) => authority.lock(),
         };
         let parent = lock.parent().filter(|parent| *parent != Path::new(""));
-        parent.map_or(Ok(()), files::directory)?;
+        parent.map_or(Ok(()), |parent| files::directory("directory of the lock", parent))?;
         Ok(lock)
     }
 }
@@ -234,7 +234,7 @@ impl Chain {
             Self::Kernel(kernel) => kernel.write(before, after, lock).await,
             Self::File(file) => {
                 let (path, text) = (file.path.clone(), RulesFile::render(after));
-                blocking(move || files::write(&path, text.as_bytes(), 0o644).map(drop)).await
+                blocking(move || files::write("rules", &path, text.as_bytes(), 0o644).map(drop)).await
             }
         }
     }
@@ -245,7 +245,7 @@ async fn hold(path: &Path) -> Result<Lock> {
     let deadline = Instant::now() + PATIENCE;
     let mut said = false;
     loop {
-        if let Some(lock) = Lock::try_hold(path)? {
+        if let Some(lock) = Lock::try_hold("lock of the filter", path)? {
             return Ok(lock);
         }
         if !std::mem::replace(&mut said, true) {

@@ -152,16 +152,17 @@ impl Authority {
         let (dir, unfinished) = (self.dir.clone(), self.unfinished());
         let (write, remove) = (changes.write.clone(), changes.remove.clone());
         blocking(move || {
-            files::write(&unfinished, b"", 0o644)?;
+            files::write("word of what is unfinished", &unfinished, b"", 0o644)?;
             for definition in &write {
-                files::write(&path(&dir, &definition.owner.app), definition.text.as_bytes(), 0o644)?;
+                let path = path(&dir, &definition.owner.app);
+                files::write("definition of ports", &path, definition.text.as_bytes(), 0o644)?;
             }
-            remove.iter().try_for_each(|app| files::remove(&path(&dir, app)))
+            remove.iter().try_for_each(|app| files::remove("definition of ports", &path(&dir, app)))
         })
         .await?;
-        command::run(&self.command, &["rebuild"], "", Stdio::null(), PATIENCE).await?;
+        command::run("rebuild", &self.command, &["rebuild"], "", Stdio::null(), PATIENCE).await?;
         let unfinished = self.unfinished();
-        blocking(move || files::remove(&unfinished)).await
+        blocking(move || files::remove("word of what is unfinished", &unfinished)).await
     }
 
     fn unfinished(&self) -> PathBuf {

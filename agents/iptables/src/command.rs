@@ -17,11 +17,29 @@ use tokio::process::{Child, Command};
 /// How long after its end what a command had written is read: it is all there by then.
 const REST: Duration = Duration::from_millis(500);
 
-/// Runs `program` with these arguments and this standard input. Returns what it printed, unless `output` goes elsewhere.
+/// Runs `program`, which changes something, with these arguments and this standard input.
 ///
 /// # Errors
 /// When it cannot be started, does not end in time or does not exit with 0, with what it wrote to standard error.
 pub(crate) async fn run(
+    what: &str,
+    program: &Path,
+    arguments: &[&str],
+    input: &str,
+    output: Stdio,
+    patience: Duration,
+) -> Result<()> {
+    let start = |command: &mut Command| Group::start(what, command);
+    start_and_wait(start, program, arguments, input, output, patience).await.map(drop)
+}
+
+/// As [`run`], of one that changes nothing; returns what it printed.
+pub(crate) async fn ask(program: &Path, arguments: &[&str], patience: Duration) -> Result<String> {
+    start_and_wait(Group::start_to_ask, program, arguments, "", Stdio::piped(), patience).await
+}
+
+async fn start_and_wait(
+    start: impl FnOnce(&mut Command) -> std::io::Result<Group>,
     program: &Path,
     arguments: &[&str],
     input: &str,
@@ -36,7 +54,7 @@ pub(crate) async fn run(
         .stdin(Stdio::piped())
         .stdout(output)
         .stderr(Stdio::piped());
-    let mut group = Group::start(&mut command).map_err(|error| match error.kind() {
+    let mut group = start(&mut command).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => anyhow!("there is no {}: install it", program.display()),
         _ => anyhow!(error).context(format!("starting {}", program.display())),
     })?;
@@ -106,7 +124,8 @@ mod tests {
     use super::*;
 
     async fn sh(script: &str, input: &str, patience: Duration) -> Result<String> {
-        run(Path::new("sh"), &["-c", script], input, Stdio::piped(), patience).await
+        let arguments = ["-c", script];
+        start_and_wait(Group::start_to_ask, Path::new("sh"), &arguments, input, Stdio::piped(), patience).await
     }
 
     const LONG: Duration = Duration::from_secs(30);
@@ -117,7 +136,7 @@ mod tests {
         assert_eq!(sh("cat", &much, LONG).await.unwrap(), much);
         let error = sh("echo oh >&2; exit 3", &much, LONG).await.unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.ends_with(": oh"), "{error}");
-        let error = run(Path::new("no-such-command"), &[], "", Stdio::null(), LONG).await.unwrap_err();
+        let error = ask(Path::new("no-such-command"), &[], LONG).await.unwrap_err();
         assert!(error.to_string().contains("there is no no-such-command"));
     }
 

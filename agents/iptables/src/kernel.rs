@@ -68,8 +68,7 @@ impl Kernel {
     async fn warn_of_another(&self) {
         let (ours, other) = match self.variant {
             Some(ours) => (ours, ours.other()),
-            None => match command::run(&program(None, Family::V4, "save"), &["-V"], "", Stdio::piped(), PATIENCE).await
-            {
+            None => match command::ask(&program(None, Family::V4, "save"), &["-V"], PATIENCE).await {
                 Ok(version) if version.contains("nf_tables") => (Variant::Nft, Variant::Legacy),
                 Ok(_) => (Variant::Legacy, Variant::Nft),
                 Err(_) => return,
@@ -113,13 +112,13 @@ impl Kernel {
         let program = program(self.variant, family, "restore");
         // It prints nothing. As its standard output it holds the lock until it has ended, also when we are killed.
         let output = Stdio::from(lock.share()?);
-        command::run(&program, &["--noflush", "-w", WAIT], text, output, PATIENCE).await.map(drop)
+        command::run("restore", &program, &["--noflush", "-w", WAIT], text, output, PATIENCE).await
     }
 }
 
 async fn save(variant: Option<Variant>, family: Family) -> Result<Table> {
     let program = program(variant, family, "save");
-    let save = command::run(&program, &["-t", "filter"], "", Stdio::piped(), PATIENCE).await?;
+    let save = command::ask(&program, &["-t", "filter"], PATIENCE).await?;
     Table::read(&save).with_context(|| format!("reading what {} prints", program.display()))
 }
 

@@ -7,6 +7,8 @@
 //! What to do is in `decide` (the chain) and `authority` (files for another program); `rule` and `table` are what stands in
 //! a save, `kernel` and `rules_file` are where one comes from and where a rule set goes.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod agent;
 mod authority;
 mod command;

@@ -1,5 +1,7 @@
 //! The `pp-iptables` command.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -3,15 +3,15 @@
 //! Ensures: an install is there whole or not at all, also after a power failure; whatever fails leaves nothing of it
 //! behind, and so does what is not the right artifact; what is there already is never touched. Assumes that what writes here holds the lock.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use converge::effect;
 use converge::files::{self, Lock};
-use rustix::fs::{Mode, OFlags, fchmod, open, syncfs};
+use rustix::fs::{Mode, OFlags, open, syncfs};
 use store::intent::App;
 
 use crate::decide::{Names, stage_name};
@@ -45,8 +45,8 @@ impl Installs {
 
     /// `None` when another process holds the lock: it is at work here.
     pub(crate) fn lock(&self) -> Result<Option<Lock>> {
-        files::directory(&self.dir)?;
-        Lock::try_hold(&self.dir.join(".lock"))
+        files::directory("directory of installs", &self.dir)?;
+        Lock::try_hold("lock of installs", &self.dir.join(".lock"))
     }
 
     /// Removes what an interrupted pass left behind.
@@ -80,12 +80,14 @@ fn fill(
     verify: impl FnOnce() -> Result<()>,
 ) -> Result<Unpacked> {
     // Nobody else's until it is whole.
-    DirBuilder::new().mode(0o700).create(stage).with_context(|| format!("creating {}", stage.display()))?;
+    effect::make_directory("stage of an install", stage, 0o700)
+        .with_context(|| format!("creating {}", stage.display()))?;
     let root = open_directory(stage).with_context(|| format!("opening {}", stage.display()))?;
     let unpacked = unpack(artifact, root.try_clone().context("opening it again")?, allowed)?;
     verify()?;
     // Once for all files: an fsync of each takes many times as long.
-    let sync = || fchmod(&root, Mode::from_raw_mode(0o755)).and_then(|()| syncfs(&root));
+    let sync =
+        || effect::set_mode_of("stage of an install", &root, Mode::from_raw_mode(0o755)).and_then(|()| syncfs(&root));
     sync().with_context(|| format!("syncing {}", stage.display()))?;
     Ok(unpacked)
 }
@@ -94,7 +96,7 @@ fn put(stage: &Path, place: &Path) -> Result<()> {
     // A rename could replace nothing but an empty directory; that is somebody's too.
     ensure!(fs::symlink_metadata(place).is_err(), "{} appeared meanwhile", place.display());
     let put = || {
-        fs::rename(stage, place)?;
+        effect::rename("install", stage, place)?;
         files::sync_parent(place)
     };
     put().with_context(|| format!("putting it at {}", place.display()))

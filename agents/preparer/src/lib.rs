@@ -11,6 +11,8 @@
 //! the other. `unpack` is what stands between an artifact and the host, and `verify` what tells whether it is the right one.
 //! `prune` removes what intent names no more.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod agent;
 mod attempt;
 mod decide;

@@ -1,5 +1,7 @@
 //! The command `pp-preparer`.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 use std::process::ExitCode;
 
 use clap::Parser;

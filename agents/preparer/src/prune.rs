@@ -15,15 +15,15 @@
 //! intents over one basedir begin each other's notes anew, and prune nothing. Assumes the lock for all that changes anything.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use converge::{Task, Wanted, blocking, files};
+use converge::{Task, Wanted, blocking, effect, files};
 use store::intent::App;
 use tracing::{debug, info};
 
@@ -246,7 +246,7 @@ fn set_aside(installs: &Path, doomed: Vec<Unwanted>) -> (Vec<Unwanted>, Vec<anyh
     let (mut aside, mut errors) = (Vec::new(), Vec::new());
     for one in doomed {
         let path = installs.join(&one.name);
-        match fs::rename(&path, installs.join(doomed_name(&one.name))) {
+        match effect::rename("unwanted install", &path, &installs.join(doomed_name(&one.name))) {
             Ok(()) => aside.push(one),
             Err(error) => errors.push(anyhow::Error::new(error).context(format!("renaming {}", path.display()))),
         }
@@ -277,11 +277,13 @@ fn put_back(installs: &Path, wanted: Option<&App>, aside: Vec<Unwanted>) -> Vec<
             continue;
         }
         let path = installs.join(&one.name);
-        let put = fs::rename(installs.join(doomed_name(&one.name)), &path);
+        let put = effect::rename("install back", &installs.join(doomed_name(&one.name)), &path);
         left.extend(put.with_context(|| format!("putting {} back", path.display())).err().map(Err));
     }
     left
 }
+
+const NOTE: &str = "note of an unwanted install";
 
 /// All that is noted at once has one time: which of them is older their own times tell.
 fn note(installs: &Path, retire: &[String], recall: &[String]) -> Result<()> {
@@ -291,9 +293,9 @@ fn note(installs: &Path, retire: &[String], recall: &[String]) -> Result<()> {
         let path = installs.join(note_name(name));
         let bytes = disk_usage(&installs.join(name));
         let write = || {
-            let mut file = File::create(&path)?;
-            writeln!(file, "{bytes}")?;
-            file.set_modified(now)
+            let file = effect::open_or_create(NOTE, &path, 0o644, 0)?;
+            effect::write(NOTE, &file, format!("{bytes}\n").as_bytes())?;
+            effect::set_modified(NOTE, &file, now)
         };
         write().with_context(|| format!("writing {}", path.display()))?;
     }
@@ -302,16 +304,12 @@ fn note(installs: &Path, retire: &[String], recall: &[String]) -> Result<()> {
 
 fn remove_note(installs: &Path, name: &str) -> Result<()> {
     let path = installs.join(note_name(name));
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", path.display()))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+    effect::remove(NOTE, &path).map(drop).with_context(|| format!("removing {}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::symlink;
 
     use super::*;

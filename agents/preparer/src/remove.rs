@@ -9,16 +9,20 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, renameat, unlinkat};
+use converge::effect;
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat};
 use rustix::io::{Errno, Result as Done};
+
+const WHAT: &str = "directory among installs";
+const PART: &str = "part of a directory";
 
 /// Removes what is at `path`, if anything is.
 pub(crate) fn tree(path: &Path) -> Result<()> {
-    let remove = || match unlinkat(CWD, path, AtFlags::empty()) {
+    let remove = || match effect::remove_at(WHAT, CWD, path, AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),
         Err(Errno::ISDIR) => {
             clear(&open(CWD, path)?)?;
-            unlinkat(CWD, path, AtFlags::REMOVEDIR)
+            effect::remove_at(WHAT, CWD, path, AtFlags::REMOVEDIR)
         }
         removed => removed,
     };
@@ -37,13 +41,13 @@ fn clear(root: &OwnedFd) -> Done<()> {
 fn lift_out_of(root: &OwnedFd, name: &CStr, lifted: &mut u64) -> Done<()> {
     let dir = open(root, name)?;
     for_each(&dir, |child| remove(&dir, child, |child| lift(root, &dir, child, lifted)))?;
-    unlinkat(root, name, AtFlags::REMOVEDIR)
+    effect::remove_at(PART, root, name, AtFlags::REMOVEDIR)
 }
 
 fn lift(root: &OwnedFd, dir: &OwnedFd, child: &CStr, lifted: &mut u64) -> Done<()> {
     loop {
         *lifted += 1;
-        match renameat(dir, child, root, format!(".lifted-{lifted}")) {
+        match effect::rename_at(PART, (dir, child), (root, format!(".lifted-{lifted}"))) {
             // That name is taken, by something in the tree.
             Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
             done => return done,
@@ -53,8 +57,8 @@ fn lift(root: &OwnedFd, dir: &OwnedFd, child: &CStr, lifted: &mut u64) -> Done<(
 
 /// Removes a file, a link or an empty directory; leaves a full one to `full`.
 fn remove(dir: &OwnedFd, name: &CStr, full: impl FnOnce(&CStr) -> Done<()>) -> Done<()> {
-    match unlinkat(dir, name, AtFlags::empty()) {
-        Err(Errno::ISDIR) => match unlinkat(dir, name, AtFlags::REMOVEDIR) {
+    match effect::remove_at(PART, dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => match effect::remove_at(PART, dir, name, AtFlags::REMOVEDIR) {
             Err(Errno::NOTEMPTY | Errno::EXIST) => full(name),
             done => done,
         },

@@ -32,7 +32,8 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{Mode, Timespec, Timestamps, UTIME_OMIT, fchmod, futimens};
+use converge::{effect, step};
+use rustix::fs::{Mode, Timespec, Timestamps, UTIME_OMIT};
 use store::schema::Limits;
 
 use ahead::{Ahead, Taken};
@@ -142,22 +143,23 @@ fn hard_link(beneath: &mut Beneath, path: &Path, target: &[u8]) -> Result<()> {
 /// Gives a new file its content, and then all that its header says of it.
 fn fill(mut to: &fs::File, file: &File, mode: Option<u32>, archive: &mut Archive<impl BufRead>) -> Result<()> {
     match &file.extents {
-        None => archive.copy(file.size, &mut to)?,
+        None => step("write unpacked file", || archive.copy(file.size, &mut to))?,
         Some(extents) => {
             for extent in extents {
                 to.seek(SeekFrom::Start(extent.offset)).context("writing it")?;
-                archive.copy(extent.length, &mut to)?;
+                step("write unpacked file", || archive.copy(extent.length, &mut to))?;
             }
-            to.set_len(file.size).context("setting its size")?;
+            effect::set_length("unpacked file", to, file.size).context("setting its size")?;
         }
     }
     if let Some(mode) = mode {
-        fchmod(to, Mode::from_raw_mode(mode)).context("setting its mode")?;
+        effect::set_mode_of("unpacked file", to, Mode::from_raw_mode(mode)).context("setting its mode")?;
     }
     if let Some((seconds, nanoseconds)) = file.modified {
         let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         let last_modification = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
-        futimens(to, &Timestamps { last_access, last_modification }).context("setting its time")?;
+        let times = Timestamps { last_access, last_modification };
+        effect::set_times_of("unpacked file", to, &times).context("setting its time")?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use converge::{Host, Outcome, Source, Task, Wanted, blocking};
+use converge::{Host, Outcome, Source, Task, Wanted, blocking, effect};
 use store::AppName;
 use store::intent::App;
 use store::lease::Leases;
@@ -121,13 +121,13 @@ impl Act<'_> {
         if self.setlive.site.alone || record.source != Source::Store || record.node == *node {
             return Ok(());
         }
-        store.deregister(&record.node, self.app).await?;
+        effect::deregister("deregister another node", store, &record.node, self.app).await?;
         for cluster in &record.asked {
             let leave = async |leases: &Leases| {
                 let next = leases.changed(|next| drop(next.down.remove(&record.node)));
                 Ok((leases.down.contains_key(&record.node).then_some(next), ()))
             };
-            let left = store.change_leases(self.app, cluster, leave).await?;
+            let left = effect::change_leases("leave another node's leases", store, self.app, cluster, leave).await?;
             left.with_context(|| format!("the leases of {cluster} change all the time"))?;
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Error, Result, bail};
-use converge::{Outcome, Task, Wanted};
+use converge::{Outcome, Task, Wanted, effect};
 use store::intent;
 use store::lease::ReadLeases;
 use store::schema::{Check, Health};
@@ -89,7 +89,8 @@ impl<'a> Attempt<'a> {
             Step::Write(cluster, leases) => {
                 let read = self.read.remove(&cluster).and_then(|read| read.leases).context("leases are read first")?;
                 self.told.forget(&cluster);
-                store.set_leases(app, &cluster, &leases, &read.expected).await.map(drop)
+                let (to, change) = (&store, (&leases, &read.expected));
+                effect::set_leases("set leases", to, app, &cluster, change).await.map(drop)
             }
             Step::Note(record) => return self.save(*record).await.map(|()| None),
             Step::NoteAsked(cluster) => {
@@ -103,7 +104,7 @@ impl<'a> Attempt<'a> {
             }
             Step::Register => {
                 self.told.own = None;
-                store.register(&self.instance(&seen)?).await
+                effect::register("register", &store, &self.instance(&seen)?).await
             }
             Step::Report => match self.report(&seen).await {
                 Ok(None) => Ok(()),
@@ -112,11 +113,11 @@ impl<'a> Attempt<'a> {
             },
             Step::Undrain => {
                 self.told.own = None;
-                store.undrain(&node, app).await
+                effect::undrain("undrain", &store, &node, app).await
             }
             Step::Deregister => {
                 self.told.own = None;
-                store.deregister(&node, app).await
+                effect::deregister("deregister", &store, &node, app).await
             }
             Step::Act(decision) => {
                 (self.told, self.read) = (Told::default(), BTreeMap::new());
@@ -249,9 +250,10 @@ impl<'a> Attempt<'a> {
             return self.until_shown(&healthy.cluster, |ours| ours.check_passes).await;
         }
         match inquiry(self.setlive, self.app, &healthy).now().await {
-            Ok(says) => host.store.report(&host.node, self.app, true, says).await.map(|()| None),
+            Ok(says) => effect::report("report", &host.store, &host.node, self.app, (true, says)).await.map(|()| None),
             Err(error) => {
-                host.store.report(&host.node, self.app, false, &format!("{error:#}")).await?;
+                let says = format!("{error:#}");
+                effect::report("report", &host.store, &host.node, self.app, (false, &says)).await?;
                 Ok(Some(Outcome::Waiting(format!("for it to be healthy: {error:#}"))))
             }
         }

@@ -5,13 +5,13 @@
 //! user's to write in, as it is not where we made it, so that nothing in it was planted; where it is all the same, no link is
 //! followed, and no more is given away than what is in `basedir`.
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use converge::files;
+use converge::{effect, files};
 use rustix::fs::OFlags;
 
 use crate::definition::Definition;
@@ -57,16 +57,16 @@ pub(crate) fn is_there(path: &Path) -> Result<bool> {
 /// Beside its place first: killed in between, we would never make it the user's.
 fn make(path: &Path, owner: Option<Ids>) -> Result<()> {
     let next = path.with_file_name(".data.next");
-    files::remove_directory(&next)?;
+    files::remove_directory("data that was not finished", &next)?;
     let make = || -> io::Result<()> {
-        DirBuilder::new().mode(0o700).create(&next)?;
+        effect::make_directory("data", &next, 0o700)?;
         let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed();
         let dir = OpenOptions::new().read(true).custom_flags(flags).open(&next)?;
         if let Some(Ids { uid, gid }) = owner {
-            fchown(&dir, Some(uid), Some(gid))?;
+            effect::set_owner("data", &dir, uid, gid)?;
         }
-        dir.set_permissions(Permissions::from_mode(MODE))?;
-        fs::rename(&next, path)?;
+        effect::set_mode("data", &dir, MODE)?;
+        effect::rename("data", &next, path)?;
         files::sync_parent(path)
     };
     Ok(make()?)
@@ -74,7 +74,8 @@ fn make(path: &Path, owner: Option<Ids>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
     use crate::definition::tests::definition;

@@ -307,7 +307,9 @@ impl Finisher<'_> {
             return Ok(ExitCode::SUCCESS);
         }
         let link = site.places.link(&finisher(app));
-        blocking(move || converge::files::remove(&link)).await.context("letting go of the finisher")?;
+        blocking(move || converge::files::remove("link to the finisher", &link))
+            .await
+            .context("letting go of the finisher")?;
         // Who exits before runsvdir has seen that is started again.
         std::future::pending().await
     }

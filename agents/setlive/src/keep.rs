@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use converge::{Host, Wanted, blocking};
+use converge::{Host, Wanted, blocking, effect};
 use store::intent::{App, NodeIntent};
 use store::{AppName, Registered};
 use tracing::{debug, info};
@@ -115,7 +115,7 @@ impl Setlive {
         let is_current = known.is_some_and(|known| known.is(&instance));
         if !is_current && !held && !record.is_owing() {
             info!(%app, "Registering it anew");
-            host.store.register(&instance).await?;
+            effect::register("register anew", &host.store, &instance).await?;
         } else if known.is_none() {
             return Ok(());
         }
@@ -125,11 +125,11 @@ impl Setlive {
             Err(error) => (false, format!("{error:#}")),
         };
         if passes && !held && !record.is_owing() && known.is_some_and(|known| known.drained.is_some()) {
-            host.store.undrain(&host.node, app).await?;
+            effect::undrain("undrain what passes", &host.store, &host.node, app).await?;
         }
         let due = known.is_none_or(|known| known.wants_report(passes, &says, SystemTime::now()));
         if due {
-            host.store.report(&host.node, app, passes, &says).await?;
+            effect::report("report anew", &host.store, &host.node, app, (passes, &says)).await?;
         }
         Ok(())
     }

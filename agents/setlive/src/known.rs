@@ -148,7 +148,7 @@ impl Site {
         let present = self.records.apps()?;
         marks.retain(|app, _| present.contains(app));
         let text = marks.iter().map(|(app, mark)| format!("{app} {mark}\n")).collect::<String>();
-        files::write(&known.path, text.as_bytes(), 0o600).map(drop)
+        files::write("word of what is known", &known.path, text.as_bytes(), 0o600).map(drop)
     }
 
     /// `None` when there is nothing to know it by.

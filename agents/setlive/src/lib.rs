@@ -4,6 +4,8 @@
 //! healthy in time; killed at any instruction, the next pass goes on. Assumes that runsvdir looks after the directory of
 //! links, and that nobody else writes below the staging directory.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod act;
 mod attempt;
 mod data;
@@ -164,7 +166,7 @@ impl Setlive {
 
 /// A directory that is there from now on, as an absolute path: service links and scripts hold it.
 fn existing(dir: &Path) -> Result<PathBuf> {
-    files::directory(dir)?;
+    files::directory("directory of services", dir)?;
     absolute(dir)
 }
 

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use converge::effect;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use store::AppName;
 
 use crate::runit::until;
@@ -76,7 +77,7 @@ pub(crate) async fn end_strays(app: &AppName, basedir: &Path, running: &BTreeSet
             left = true;
             tracing::warn!(%app, "killing process {}, which it left behind", process.pid);
             // That it is gone by now is fine, and what cannot be killed is found again.
-            let _ = kill_process(process.pid, Signal::KILL);
+            let _ = effect::kill("stray process", process.pid);
         }
         Ok(!left)
     };

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use converge::Group;
+use converge::{Group, effect};
 use store::AppName;
 use store::schema::UserName;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -35,7 +35,11 @@ pub(crate) async fn run(
     command.current_dir(&install).env_remove("CONSUL_HTTP_TOKEN");
     command.env("CONFIG_PATH", definition.config_path()).env("DATA_DIR", definition.data_dir());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut group = Group::start(&mut command).with_context(|| format!("starting {}", program.display()))?;
+    let start = match output {
+        Output::Shown => Group::start(path, &mut command),
+        Output::Debug => Group::start_to_ask(&mut command),
+    };
+    let mut group = start.with_context(|| format!("starting {}", program.display()))?;
     let printing = tokio::task::spawn_local(pass_on(group.child.stdout.take(), app.clone(), path.to_owned(), output));
     let complaining =
         tokio::task::spawn_local(pass_on(group.child.stderr.take(), app.clone(), path.to_owned(), output));
@@ -60,8 +64,9 @@ pub(crate) async fn hook(app: &AppName, definition: &Definition, path: &str, pat
 /// Where a program's output goes in the agent's log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Output {
+    /// Of a hook, which changes something.
     Shown,
-    /// Of what runs over and over.
+    /// Of a check, which runs over and over.
     Debug,
 }
 
@@ -85,7 +90,7 @@ async fn pass_on(from: Option<impl AsyncRead + Unpin>, app: AppName, path: Strin
 
 /// Whether this agent can run something as `user`: asked before anything is stopped for it.
 pub(crate) async fn can_run_as(user: &UserName) -> Result<()> {
-    let output = as_user(Some(user), Path::new("/bin/true")).output().await.context("running chpst")?;
+    let output = effect::ask(&mut as_user(Some(user), Path::new("/bin/true"))).await.context("running chpst")?;
     let reason = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),

@@ -200,18 +200,18 @@ impl Records {
         // A record that cannot be read back would stop everything that follows.
         serde_json::from_slice::<Record>(&json).context("a record that could not be read again is not written")?;
         // Only the agent's user reads it: a user_config may hold what others must not see.
-        files::write(&self.path(app), &json, 0o600)?;
+        files::write("record", &self.path(app), &json, 0o600)?;
         Ok(())
     }
 
     pub(crate) fn remove(&self, app: &AppName) -> Result<()> {
-        files::remove(&self.path(app))
+        files::remove("record", &self.path(app))
     }
 
     /// The lock that everything holds which converges or prunes this app.
     pub(crate) fn lock(&self, app: &AppName) -> Result<Option<Lock>> {
-        files::directory(&self.dir)?;
-        Lock::try_hold(&self.dir.join(format!("{app}.lock")))
+        files::directory("directory of records", &self.dir)?;
+        Lock::try_hold("lock of an app", &self.dir.join(format!("{app}.lock")))
     }
 
     pub(crate) fn path(&self, app: &AppName) -> PathBuf {

@@ -39,7 +39,7 @@ async fn one(places: &Places, control: &Control, service: &str, patience: Durati
     if control.observe(&staged)? != Service::Unsupervised {
         control.stop(&staged, patience).await?;
     }
-    blocking(move || files::remove(&link)).await?;
+    blocking(move || files::remove("link to a service", &link)).await?;
     control.release(&staged).await?;
-    blocking(move || files::remove_directory(&staged)).await
+    blocking(move || files::remove_directory("service", &staged)).await
 }

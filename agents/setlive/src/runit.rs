@@ -4,16 +4,15 @@
 //! stopped has no process left, neither its own nor one of its process group. Assumes run scripts that make a process
 //! group of their own (`chpst -P`); a group that is not the service's own is never signalled.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::OFlags;
+use converge::effect;
 use rustix::io::{Errno, ioctl_fionread};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Pid;
 use tokio::time::Instant;
 
 use crate::decide::Service;
@@ -119,7 +118,7 @@ struct Status {
 fn supervised(dir: &Path) -> Result<Option<Status>> {
     let open = |name: &str| {
         let path = dir.join("supervise").join(name);
-        OpenOptions::new().write(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)
+        effect::open_to_write(&path)
     };
     match open("ok") {
         Ok(_) => {}
@@ -159,12 +158,11 @@ async fn tell(dir: &Path, command: u8) -> Result<()> {
     let path = dir.join("supervise/control");
     let io = || format!("writing to {}", path.display());
     // Open for reading too, so that the number of bytes that wait can be asked for; none is ever read here.
-    let options = OFlags::NONBLOCK.bits() as i32;
-    let mut pipe = OpenOptions::new().read(true).write(true).custom_flags(options).open(&path).with_context(io)?;
+    let pipe = effect::open_both_ends(&path).with_context(io)?;
     let taken = |pipe: &File| Ok(ioctl_fionread(pipe).with_context(io)? == 0);
     let stuck = || format!("runsv of {} takes no commands", dir.display());
     anyhow::ensure!(until(RUNSV_ANSWERS, || taken(&pipe)).await?, stuck());
-    pipe.write_all(&[command]).with_context(io)?;
+    effect::tell("runsv", &pipe, command).with_context(io)?;
     anyhow::ensure!(until(RUNSV_ANSWERS, || taken(&pipe)).await?, stuck());
     Ok(())
 }
@@ -195,7 +193,7 @@ async fn end(
     }
     // What the main process left behind would go on beside the next version, on its ports and files.
     let Some(group) = group else { return Ok(()) };
-    let is_empty = || match kill_process_group(group, Signal::KILL) {
+    let is_empty = || match effect::kill_group("what is left of a service", group) {
         Err(Errno::SRCH) => Ok(true),
         // The dead that nobody has waited for yet can be signalled too.
         Ok(()) | Err(Errno::PERM) => Ok(!processes::any(|process| process.group == group && !process.is_dead)),
@@ -231,7 +229,7 @@ pub(crate) async fn until(patience: Duration, mut ask: impl FnMut() -> Result<bo
 
 /// `run: DIR: (pid 42) 3s` or `down: DIR: 3s, normally up`.
 fn sv_status(sv: &Path, dir: &Path) -> Result<Service> {
-    let output = std::process::Command::new(sv).arg("status").arg(dir).output();
+    let output = effect::ask_blocking(std::process::Command::new(sv).arg("status").arg(dir));
     let output = output.with_context(|| format!("running {}", sv.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let pid = || text.split_once("(pid ")?.1.split_once(')')?.0.parse().ok();
@@ -244,7 +242,8 @@ fn sv_status(sv: &Path, dir: &Path) -> Result<Service> {
 }
 
 async fn run_sv(sv: &Path, command: &str, dir: &Path) -> Result<()> {
-    let status = tokio::process::Command::new(sv).args(["-w", "10", command]).arg(dir).kill_on_drop(true).status();
+    let mut program = tokio::process::Command::new(sv);
+    let status = effect::run("sv", program.args(["-w", "10", command]).arg(dir).kill_on_drop(true));
     let status = status.await.with_context(|| format!("running {}", sv.display()))?;
     anyhow::ensure!(status.success(), "{} {command} {} failed: {status}", sv.display(), dir.display());
     Ok(())

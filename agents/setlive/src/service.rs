@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use converge::files;
+use converge::{effect, files};
 use serde_json::json;
 use store::AppName;
 
@@ -37,8 +37,8 @@ pub(crate) struct Builder {
 /// One thing that a definition needs on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Owned {
-    File { path: PathBuf, text: String, mode: u32 },
-    Link { path: PathBuf, target: PathBuf },
+    File { what: &'static str, path: PathBuf, text: String, mode: u32 },
+    Link { what: &'static str, path: PathBuf, target: PathBuf },
 }
 
 impl Places {
@@ -62,8 +62,8 @@ impl Places {
     pub(crate) fn hold(&self, app: &AppName, definition: &Definition) -> bool {
         let mut owned = self.files(app, definition).into_iter().chain(self.links(app, definition));
         owned.all(|owned| match &owned {
-            Owned::File { path, text, mode } => files::holds(path, text.as_bytes(), *mode),
-            Owned::Link { path, target } => fs::read_link(path).is_ok_and(|found| found == *target),
+            Owned::File { path, text, mode, .. } => files::holds(path, text.as_bytes(), *mode),
+            Owned::Link { path, target, .. } => fs::read_link(path).is_ok_and(|found| found == *target),
         })
     }
 
@@ -81,18 +81,18 @@ impl Places {
     pub(crate) fn stage(&self, app: &AppName, definition: &Definition) -> Result<Staged> {
         data::ensure(definition)?;
         for service in definition.services() {
-            files::directory(&definition.log_dir(service))?;
+            files::directory("directory of logs", &definition.log_dir(service))?;
             if self.builder.is_none() {
-                files::directory(&self.staged(service).join("log"))?;
+                files::directory("service", &self.staged(service).join("log"))?;
             }
         }
         let config = definition.config_path();
-        files::directory(config.parent().unwrap_or(Path::new("/")))?;
+        files::directory("directory of configuration", config.parent().unwrap_or(Path::new("/")))?;
         let mut staged = Vec::new();
         for owned in self.files(app, definition).into_iter().chain(self.links(app, definition)) {
             staged.extend(match &owned {
-                Owned::File { path, text, mode } => files::stage(path, text.as_bytes(), *mode)?,
-                Owned::Link { path, target } => files::stage_link(path, target)?,
+                Owned::File { what, path, text, mode } => files::stage(what, path, text.as_bytes(), *mode)?,
+                Owned::Link { what, path, target } => files::stage_link(what, path, target)?,
             });
         }
         Ok(Staged { owned: staged })
@@ -102,17 +102,18 @@ impl Places {
     pub(crate) fn write_finisher(&self, app: &AppName, from: &Definition, service: &str) -> Result<()> {
         let entry = from.entries.get(service).with_context(|| format!("{} has no {service}", from.version))?;
         let finisher = finisher(app);
-        files::directory(&from.log_dir(&finisher))?;
-        files::directory(&self.staged(&finisher).join("log"))?;
+        files::directory("directory of the finisher's logs", &from.log_dir(&finisher))?;
+        files::directory("finisher", &self.staged(&finisher).join("log"))?;
         let run = format!("#!/bin/sh\n{} --finish {app}\n", run_commands(app, from, entry).trim_end());
-        files::write(&self.run(&finisher), run.as_bytes(), 0o755)?;
-        files::write(&self.log_run(&finisher), log_commands(from, &finisher).as_bytes(), 0o755).map(drop)
+        files::write("finisher's run", &self.run(&finisher), run.as_bytes(), 0o755)?;
+        let log = log_commands(from, &finisher);
+        files::write("finisher's log/run", &self.log_run(&finisher), log.as_bytes(), 0o755).map(drop)
     }
 
     /// Has runsvdir start it.
     pub(crate) fn link_finisher(&self, app: &AppName) -> Result<()> {
         let finisher = finisher(app);
-        files::link(&self.link(&finisher), &self.staged(&finisher)).map(drop)
+        files::link("link to the finisher", &self.link(&finisher), &self.staged(&finisher)).map(drop)
     }
 
     /// Runs the external service builder, if there is one.
@@ -120,7 +121,8 @@ impl Places {
         let Some(Builder { command, config }) = &self.builder else { return Ok(()) };
         let mut builder = std::process::Command::new(command);
         builder.arg("-c").arg(config).arg("-d").arg(&self.runit).arg("-s").arg(&self.stage);
-        let output = builder.output().with_context(|| format!("running {}", command.display()))?;
+        let output = effect::run_blocking("service builder", &mut builder)
+            .with_context(|| format!("running {}", command.display()))?;
         anyhow::ensure!(
             output.status.success(),
             "{} failed ({}): {}",
@@ -134,19 +136,20 @@ impl Places {
     /// Takes out what the builder is told of this app.
     pub(crate) fn unbuild(&self, app: &AppName) -> Result<()> {
         match &self.builder {
-            Some(builder) => files::remove(&builder.description(app)),
+            Some(builder) => files::remove("description of services", &builder.description(app)),
             None => Ok(()),
         }
     }
 
     fn files(&self, app: &AppName, definition: &Definition) -> Vec<Owned> {
         let config = Owned::File {
+            what: "configuration",
             path: definition.config_path(),
             text: serde_json::to_string(&definition.user_config).expect("its keys are strings"),
             mode: 0o644,
         };
         let mut owned = vec![config];
-        let script = |path: PathBuf, text: String| Owned::File { path, text, mode: 0o755 };
+        let script = |what, path: PathBuf, text: String| Owned::File { what, path, text, mode: 0o755 };
         match &self.builder {
             Some(builder) => {
                 let services = definition.entries.iter().map(|(service, entry)| {
@@ -154,11 +157,13 @@ impl Places {
                     (service.clone(), json!({"run": run}))
                 });
                 let text = serde_json::Value::Object(services.collect()).to_string();
-                owned.push(Owned::File { path: builder.description(app), text, mode: 0o644 });
+                let path = builder.description(app);
+                owned.push(Owned::File { what: "description of services", path, text, mode: 0o644 });
             }
             None => owned.extend(definition.entries.iter().flat_map(|(service, entry)| {
                 let run = format!("#!/bin/sh\n{}", run_commands(app, definition, entry));
-                [script(self.run(service), run), script(self.log_run(service), log_commands(definition, service))]
+                let log = log_commands(definition, service);
+                [script("run", self.run(service), run), script("log/run", self.log_run(service), log)]
             })),
         }
         owned
@@ -166,9 +171,14 @@ impl Places {
 
     /// In the order in which they are made: a service that is linked is about to be started.
     fn links(&self, app: &AppName, definition: &Definition) -> Vec<Owned> {
-        let current = Owned::Link { path: current(definition), target: install_link(app, &definition.version) };
+        let target = install_link(app, &definition.version);
+        let current = Owned::Link { what: "current", path: current(definition), target };
         let services = definition.services().filter(|_| self.builder.is_none());
-        let services = services.map(|service| Owned::Link { path: self.link(service), target: self.staged(service) });
+        let services = services.map(|service| Owned::Link {
+            what: "link to a service",
+            path: self.link(service),
+            target: self.staged(service),
+        });
         std::iter::once(current).chain(services).collect()
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use converge::blocking;
+use converge::{blocking, effect};
 use rustix::process::geteuid;
 use store::AppName;
 use store::schema::UserName;
@@ -50,7 +50,8 @@ pub(crate) async fn is_to_be_made(user: &UserName) -> Result<bool> {
 
 /// `None` when the host knows no such user. It is the host that is asked, since users need not be in `/etc/passwd`.
 pub(crate) fn look_up(user: &UserName) -> Result<Option<Ids>> {
-    let asked = Command::new("getent").args(["passwd", user.as_str()]).output().context("running getent")?;
+    let mut getent = Command::new("getent");
+    let asked = effect::ask_blocking(getent.args(["passwd", user.as_str()])).context("running getent")?;
     match asked.status.code() {
         Some(0) => {}
         // As getent(1) has it: there is no such key.
@@ -72,7 +73,8 @@ fn parse(line: &str) -> Option<Ids> {
 fn make(user: &UserName, home: &Path) -> Result<()> {
     let mut useradd = Command::new("useradd");
     useradd.args(["--system", "--user-group", "--shell", "/usr/sbin/nologin", "--home-dir"]).arg(home);
-    let made = useradd.arg(user.as_str()).output().context("deploy_config's runas: running useradd")?;
+    let made = effect::run_blocking("useradd", useradd.arg(user.as_str()))
+        .context("deploy_config's runas: running useradd")?;
     ensure!(
         made.status.success(),
         "deploy_config's runas: the user {:?} is missing, and useradd cannot make it ({}): create that user",

@@ -11,10 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, chmodat, linkat, mkdirat, openat, openat2, statat, symlinkat,
-    unlinkat,
-};
+use converge::effect;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat};
 use rustix::io::Errno;
 
 pub(super) struct Beneath {
@@ -70,12 +68,12 @@ impl Beneath {
     /// Makes an empty file to write to, in place of a file or link of that name. Tells whether it has this mode already, or
     /// has to be given it once it is written.
     pub(super) fn file(&mut self, path: &Path, mode: u32) -> Result<(File, bool)> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // A set-id bit is lost by a write, and shall not be there before the content is.
         let has_mode = mode & (self.umask | 0o7000) == 0;
         let at_first = Mode::from_raw_mode(if has_mode { mode } else { 0o600 });
         let place = self.place(path)?;
-        let (file, replaced) = place.make(|place| openat(place.parent, place.name, flags, at_first))?;
+        let (file, replaced) =
+            place.make(|place| effect::create_at("unpacked file", place.parent, place.name, at_first))?;
         self.forget_if(replaced);
         Ok((file.into(), has_mode))
     }
@@ -83,7 +81,7 @@ impl Beneath {
     /// Makes a symbolic link, in place of a file or link of that name. Where it leads is not looked at.
     pub(super) fn symlink(&mut self, path: &Path, target: &Path) -> Result<()> {
         let place = self.place(path)?;
-        let ((), replaced) = place.make(|place| symlinkat(target, place.parent, place.name))?;
+        let ((), replaced) = place.make(|place| effect::link_at("unpacked link", target, place.parent, place.name))?;
         self.forget_if(replaced);
         Ok(())
     }
@@ -98,7 +96,7 @@ impl Beneath {
         if place.stat()?.is_some_and(|there| (there.st_dev, there.st_ino) == (linked.st_dev, linked.st_ino)) {
             return Ok(());
         }
-        let link = |place: &Place| linkat(&from, name, place.parent, place.name, AtFlags::empty());
+        let link = |place: &Place| effect::hard_link_at("unpacked file", (&from, name), (place.parent, place.name));
         let ((), replaced) = place.make(link)?;
         self.forget_if(replaced);
         Ok(())
@@ -193,15 +191,15 @@ impl Place<'_> {
     }
 
     fn unlink(&self) -> Result<()> {
-        unlinkat(self.parent, self.name, AtFlags::empty()).map_err(explained)
+        effect::remove_at("what an entry replaces", self.parent, self.name, AtFlags::empty()).map_err(explained)
     }
 
     fn make_directory(&self, umask: u32) -> rustix::io::Result<()> {
         let mode = Mode::from_raw_mode(DIRECTORY_MODE);
-        mkdirat(self.parent, self.name, mode)?;
+        effect::make_directory_at("unpacked directory", self.parent, self.name, mode)?;
         match umask & DIRECTORY_MODE {
             0 => Ok(()),
-            _ => chmodat(self.parent, self.name, mode, AtFlags::empty()),
+            _ => effect::set_mode_at("unpacked directory", self.parent, self.name, mode),
         }
     }
 

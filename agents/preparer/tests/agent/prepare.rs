@@ -183,7 +183,7 @@ fn one_preparer_waits_while_another_is_at_work_on_the_same_app() {
     intend(&host, "slug", &json!({"1": "active"}));
     let installs = host.path("srv/slug/installs");
     fs::create_dir_all(installs.join(".stage-slug_1")).unwrap();
-    let held = Lock::try_hold(&installs.join(".lock")).unwrap();
+    let held = Lock::try_hold("lock", &installs.join(".lock")).unwrap();
     assert!(held.is_some());
     let waiting = converge(&host);
     assert!(waiting.log.contains("slug: waiting: another pp-preparer is at work on "), "{}", waiting.log);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use converge::{Outcome, blocking, files};
+use converge::{Outcome, blocking, effect, files};
 use store::AppName;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -54,7 +54,7 @@ impl Act<'_> {
             },
         };
         if !to.install(self.app).ends_with(&before) {
-            files::link(&basedir.join("last"), &before)?;
+            files::link("last", &basedir.join("last"), &before)?;
         }
         Ok(())
     }
@@ -112,7 +112,7 @@ impl Act<'_> {
             return false;
         }
         let host = self.task.host.clone();
-        if let Err(error) = host.store.drain(&host.node, self.app, why).await {
+        if let Err(error) = effect::drain("drain", &host.store, &host.node, self.app, why).await {
             warn!(app = %self.app, "not drained: {error:#}; going on");
         }
         if let Some(patience) = from.timeouts.drain.filter(|_| serves) {
@@ -148,7 +148,7 @@ impl Setlive {
         let Ok(entries) = fs::read_dir(to.basedir.path().join("config")) else { return };
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
         for path in paths.filter(|path| is_config(path) && !keep.contains(path)) {
-            if let Err(error) = files::remove(&path) {
+            if let Err(error) = files::remove("old configuration", &path) {
                 debug!(%app, "{error:#}");
             }
         }

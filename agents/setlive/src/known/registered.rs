@@ -34,7 +34,8 @@ impl Known {
         let until = due.map_or(latest, |due| due.min(latest));
         let until = until.duration_since(SystemTime::UNIX_EPOCH).context("it is before 1970")?.as_secs();
         let mark = self.mark_of_registered(until, all);
-        files::write(&self.registered, format!("{until} {mark}\n").as_bytes(), 0o600).map(drop)
+        files::write("word of what is registered", &self.registered, format!("{until} {mark}\n").as_bytes(), 0o600)
+            .map(drop)
     }
 
     fn mark_of_registered(&self, until: u64, all: &str) -> Mark {
@@ -93,7 +94,7 @@ mod tests {
         // Written while the clock was ahead.
         let seconds = ahead(2 * LASTS.as_secs()).duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let text = format!("{seconds} {}\n", known.mark_of_registered(seconds, "all"));
-        files::write(&known.registered, text.as_bytes(), 0o600).unwrap();
+        files::write("word of what is registered", &known.registered, text.as_bytes(), 0o600).unwrap();
         assert!(!known.knows_registered("all"));
     }
 
