@@ -15,7 +15,7 @@
 //! intents over one basedir begin each other's notes anew, and prune nothing. Assumes the lock for all that changes anything.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -292,12 +292,9 @@ fn note(installs: &Path, retire: &[String], recall: &[String]) -> Result<()> {
     for name in retire {
         let path = installs.join(note_name(name));
         let bytes = disk_usage(&installs.join(name));
-        let write = || {
-            let file = effect::open_or_create(NOTE, &path, 0o644, 0)?;
-            effect::write(NOTE, &file, format!("{bytes}\n").as_bytes())?;
-            effect::set_modified(NOTE, &file, now)
-        };
-        write().with_context(|| format!("writing {}", path.display()))?;
+        files::write(NOTE, &path, format!("{bytes}\n").as_bytes(), 0o644)?;
+        let date = || effect::set_modified(NOTE, &File::open(&path)?, now);
+        date().with_context(|| format!("dating {}", path.display()))?;
     }
     Ok(())
 }
@@ -309,7 +306,6 @@ fn remove_note(installs: &Path, name: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::os::unix::fs::symlink;
 
     use super::*;

@@ -187,12 +187,10 @@ impl Act<'_> {
         // What was renamed is made to last before the record says that it is there, and after it was waited for.
         blocking(move || staged.sync()).await?;
         clock.lap("sync");
-        let next = match another {
-            Some(reason) => self.failed(&to, record, reason, &logs).await?,
-            None => self.settle(&to, record, &mut clock, &logs).await?,
-        };
-        self.setlive.tidy(app, &to);
-        Ok(next)
+        match another {
+            Some(reason) => self.failed(&to, record, reason, &logs).await,
+            None => self.settle(&to, record, &mut clock, &logs).await,
+        }
     }
 
     /// Has the app's finisher replace `from`, of which this agent is a part, by `to`: last of all, while no other app is between
@@ -280,6 +278,8 @@ impl Act<'_> {
                 if let Err(error) = self.enable(to).await {
                     return self.failed(to, record, format!("{error:#}"), logs).await;
                 }
+                // While the record still has whoever comes next do it, if we do not.
+                self.setlive.tidy(app, to);
                 self.save(record.arrived(to)).await?;
                 info!(%app, "{} is live ({})", to.version, clock.laps());
                 Ok(Next::Look)

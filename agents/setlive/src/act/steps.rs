@@ -140,14 +140,13 @@ impl Act<'_> {
 }
 
 impl Setlive {
-    /// Removes configuration files that no definition in the record refers to. Of no consequence when it fails.
+    /// Removes configuration files that are not of `to`, which is healthy. Of no consequence when it fails: whoever goes back
+    /// to another definition writes its file again.
     pub(super) fn tidy(&self, app: &AppName, to: &Definition) {
-        let Ok(Some(record)) = self.site.records.load(app) else { return };
-        let keep = record.healthy.iter().chain(&record.converging).chain([to]).map(Definition::config_path);
-        let keep = keep.collect::<Vec<_>>();
+        let keep = to.config_path();
         let Ok(entries) = fs::read_dir(to.basedir.path().join("config")) else { return };
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        for path in paths.filter(|path| is_config(path) && !keep.contains(path)) {
+        for path in paths.filter(|path| is_config(path) && *path != keep) {
             if let Err(error) = files::remove("old configuration", &path) {
                 debug!(%app, "{error:#}");
             }
