@@ -1,0 +1,170 @@
+//! Every step of the agents as the last one: at each, an agent is killed in place of the effect. The next rounds of the
+//! agents find nothing in their way, and make the host what it is after rounds that nothing disturbed.
+//!
+//! A step is a call of `converge::step`, and `clippy.toml` has no effect of an agent go around it. What is walked is what an
+//! undisturbed round comes to, of each name the first [`FIRST`] times and the last. `STEP` walks only those whose line has
+//! this text.
+
+mod scenarios;
+mod site;
+mod snapshot;
+mod supervisor;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use fixtures::alone;
+
+use scenarios::{Scenario, scenarios};
+use site::Site;
+use snapshot::Snapshot;
+
+/// What is had of another store, too: a real Consul.
+const IN_STORE: [&str; 6] = [":set leases", ":drain", ":register", ":report", ":undrain", ":deregister"];
+/// Mostly they wait.
+const AT_A_TIME: usize = 10;
+/// These and the last stand for what is done very often, as it is for each part of an artifact.
+const FIRST: usize = 6;
+
+#[test]
+fn whichever_step_an_agent_dies_at_the_host_ends_as_if_it_had_not() {
+    // The processes that agents look through are this test's own.
+    if !alone("whichever_step_an_agent_dies_at_the_host_ends_as_if_it_had_not") {
+        return;
+    }
+    let began = Instant::now();
+    let all = scenarios();
+    let (mine, with_consul) = all.iter().partition::<Vec<_>, _>(|scenario| !scenario.on_consul);
+    let (listed, failed) = thread::scope(|scope| {
+        let with_consul = scope.spawn(|| walk_all(&with_consul, 1));
+        let (mut listed, mut failed) = walk_all(&mine, AT_A_TIME);
+        let (more, also) = with_consul.join().expect("what panics in a walk is caught");
+        listed.extend(more);
+        failed.extend(also);
+        (listed, failed)
+    });
+    print!("{}", table(&listed));
+    println!("{} walks in {:.1?}", listed.values().map(|steps| walks(steps).len()).sum::<usize>(), began.elapsed());
+    assert!(failed.is_empty(), "{} of them:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// What an undisturbed round came to, in that order: `<process>:<name>`.
+type Steps = Vec<String>;
+
+/// One place to die at.
+#[derive(Clone)]
+struct Walk<'a> {
+    scenario: &'a Scenario,
+    step: String,
+    number: usize,
+}
+
+impl fmt::Display for Walk<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}:{}", self.scenario.name, self.step, self.number)
+    }
+}
+
+/// By the scenario's name, what was come to; and what went wrong.
+type Walked = (BTreeMap<&'static str, Steps>, Vec<String>);
+
+fn walk_all(scenarios: &[&Scenario], at_a_time: usize) -> Walked {
+    let (listed, failed) = (Mutex::new(BTreeMap::new()), Mutex::new(Vec::new()));
+    let (next_scenario, next_walk, is_listed) = (AtomicUsize::new(0), AtomicUsize::new(0), Barrier::new(at_a_time));
+    let fail = |what: String| failed.lock().unwrap().push(what);
+    thread::scope(|scope| {
+        for _ in 0..at_a_time {
+            scope.spawn(|| {
+                let mut site = Site::new(scenarios.iter().any(|scenario| scenario.on_consul));
+                // Of each site its own: paths and ports are in all that is there.
+                let mut undisturbed = BTreeMap::new();
+                while let Some(scenario) = scenarios.get(next_scenario.fetch_add(1, Ordering::SeqCst)) {
+                    match caught(|| site.undisturbed(scenario)) {
+                        Ok((steps, snapshot)) => {
+                            listed.lock().unwrap().insert(scenario.name, steps);
+                            undisturbed.insert(scenario.name, snapshot);
+                        }
+                        Err(why) => fail(format!("{}, undisturbed: {why}", scenario.name)),
+                    }
+                }
+                is_listed.wait();
+                let all = all_walks(scenarios, &listed.lock().unwrap());
+                while let Some(walk) = all.get(next_walk.fetch_add(1, Ordering::SeqCst)) {
+                    if let Err(why) = caught(|| walk.go(&mut site, &mut undisturbed)) {
+                        fail(format!("{walk}: {why}"));
+                    }
+                }
+            });
+        }
+    });
+    (listed.into_inner().unwrap(), failed.into_inner().unwrap())
+}
+
+fn all_walks<'a>(scenarios: &[&'a Scenario], listed: &BTreeMap<&'static str, Steps>) -> Vec<Walk<'a>> {
+    let only = env::var("STEP").unwrap_or_default();
+    let of = |scenario: &&'a Scenario| {
+        let scenario = *scenario;
+        let walks = listed.get(scenario.name).map(|steps| walks(steps)).unwrap_or_default();
+        let is_walked = move |step: &str| !scenario.on_consul || IN_STORE.iter().any(|name| step.ends_with(name));
+        let walks = walks.into_iter().filter(move |(step, _)| is_walked(step));
+        walks.map(move |(step, number)| Walk { scenario, step, number })
+    };
+    scenarios.iter().flat_map(of).filter(|walk| walk.to_string().contains(&only)).collect()
+}
+
+/// Which step, and the how manieth of its name.
+fn walks(steps: &Steps) -> Vec<(String, usize)> {
+    let counts = counts(steps).into_iter();
+    let walks = counts.flat_map(|(step, count)| (1..=count).map(move |number| (step, number, count)));
+    let walks = walks.filter(|(step, number, count)| is_walked(step, *number, *count));
+    walks.map(|(step, number, _)| (step.to_owned(), number)).collect()
+}
+
+fn is_walked(step: &str, number: usize, count: usize) -> bool {
+    let (process, name) = step.split_once(':').expect("it is of a process");
+    // What is begun beside a file's place is looked at again once it is about to be renamed.
+    let is_beside = ["create ", "write ", "chmod "].iter().any(|verb| name.starts_with(verb));
+    // Which is the agents' own code.
+    let is_known = process == "pt-direct";
+    number == 1 || number == count || number <= FIRST && !is_beside && !is_known
+}
+
+fn counts(steps: &Steps) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for step in steps {
+        *counts.entry(step.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+impl Walk<'_> {
+    fn go(&self, site: &mut Site, undisturbed: &mut BTreeMap<&'static str, Snapshot>) {
+        let expected = undisturbed.entry(self.scenario.name).or_insert_with(|| site.undisturbed(self.scenario).1);
+        let began = Instant::now();
+        let found = site.disturbed(self.scenario, &self.step, self.number);
+        eprintln!("T {:.2} {self}", began.elapsed().as_secs_f64());
+        let differences = found.differences(expected);
+        assert!(differences.is_empty(), "disturbed → undisturbed:\n  {}", differences.join("\n  "));
+    }
+}
+
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        text.unwrap_or("it panicked").to_owned()
+    })
+}
+
+fn table(listed: &BTreeMap<&'static str, Steps>) -> String {
+    let lines = listed.iter().flat_map(|(scenario, steps)| {
+        let steps = counts(steps).into_iter().map(|(step, count)| format!("  {count:4} {step}\n"));
+        std::iter::once(format!("{scenario}\n")).chain(steps).collect::<Vec<_>>()
+    });
+    lines.collect()
+}

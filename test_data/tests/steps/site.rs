@@ -1,0 +1,160 @@
+//! A host at one place, where scenarios are played one after the other, each as on a new host.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
+
+use fixtures::{Behaviour, Consul, Host, Namespace, Scratch, Slug, end_all};
+use serde_json::Value;
+
+use crate::Steps;
+use crate::scenarios::Scenario;
+use crate::snapshot::Snapshot;
+use crate::supervisor::Supervisor;
+
+pub(crate) struct Site {
+    supervisor: Option<Supervisor>,
+    pub(crate) namespace: Namespace,
+    pub(crate) host: Host,
+}
+
+/// Either may run again, but which one was the last counts.
+const ENABLE: &str = "echo enabled >\"$DATA_DIR/hook\"";
+const DISABLE: &str = "echo disabled >\"$DATA_DIR/hook\"";
+
+/// What agents make, and what they are told.
+const MADE: [&str; 9] = ["service", "stage", "srv", "store", "rules", ".rules.lock", "ports.d", "calls", "intent.json"];
+
+impl Site {
+    pub(crate) fn new(on_consul: bool) -> Self {
+        let host = Host::within(Scratch::in_memory());
+        let host = if on_consul { host.with_consul(Consul::start) } else { host };
+        for (version, behaviour) in [
+            ("good", Behaviour::Good),
+            ("other", Behaviour::Good),
+            ("two", Behaviour::TwoServices),
+            ("forks", Behaviour::ForksChild),
+            ("bad", Behaviour::NeverHealthy),
+        ] {
+            host.install(&Slug::new(version, behaviour).enable(ENABLE).disable(DISABLE));
+        }
+        // As on a host on which nobody was yet, but for what needs no unpacking again and again.
+        fs::rename(host.path("srv/slug/installs"), host.path("installs")).unwrap();
+        Self { supervisor: None, namespace: Namespace::new(&host.scratch), host }
+    }
+
+    /// What one round that nothing disturbs comes to, and makes of the host.
+    pub(crate) fn undisturbed(&mut self, scenario: &Scenario) -> (Steps, Snapshot) {
+        self.begin(scenario);
+        for agent in scenario.agents {
+            let (status, log) = self.run(agent(self));
+            assert!(status.success() != scenario.fails, "{status}: {log}");
+        }
+        let steps = self.steps();
+        assert!(!steps.is_empty(), "there is nothing to walk");
+        self.converge(scenario);
+        (steps, Snapshot::of(self))
+    }
+
+    /// What it comes to when the agent dies at this step in the first round.
+    pub(crate) fn disturbed(&mut self, scenario: &Scenario, step: &str, number: usize) -> Snapshot {
+        self.begin(scenario);
+        let died = scenario.agents.iter().any(|agent| {
+            let mut agent = agent(self);
+            let (status, log) = self.run(agent.env("PLATYPUS_DIE_AT", format!("{step}:{number}")));
+            assert!(status.success() || scenario.fails || status.signal() == Some(9), "{status}: {log}");
+            status.signal() == Some(9)
+        });
+        assert!(died, "no agent came there");
+        assert_eq!(self.steps().last().map(String::as_str), Some(step), "it died elsewhere");
+        self.converge(scenario);
+        Snapshot::of(self)
+    }
+
+    fn begin(&mut self, scenario: &Scenario) {
+        let t = std::time::Instant::now();
+        self.raze();
+        let t1 = t.elapsed();
+        (scenario.before)(self);
+        eprintln!("B raze {t1:?} before {:?} {}", t.elapsed(), scenario.name);
+        (scenario.change)(self);
+        let _ = fs::remove_file(self.list());
+    }
+
+    /// Rounds of the agents, each of which succeeds, until one comes to no step.
+    fn converge(&self, scenario: &Scenario) {
+        let mut said = String::new();
+        for _ in 0..4 {
+            let _ = fs::remove_file(self.list());
+            for agent in scenario.agents {
+                let (status, log) = self.run(agent(self));
+                said += &log;
+                assert!(status.success() || scenario.fails, "{status}: {said}");
+            }
+            if self.steps().is_empty() {
+                return;
+            }
+        }
+        panic!("after four more rounds it is not converged, but comes to {:?}:\n{said}", self.steps());
+    }
+
+    /// One pass that has to succeed.
+    pub(crate) fn pass(&self, agent: Command) {
+        let (status, log) = self.run(agent);
+        assert!(status.success(), "{status}: {log}");
+    }
+
+    fn run(&self, mut agent: impl std::borrow::BorrowMut<Command>) -> (ExitStatus, String) {
+        let agent = agent.borrow_mut().arg("--once").env("PLATYPUS_STEPS", self.list());
+        let output = agent.output().unwrap();
+        (output.status, String::from_utf8(output.stderr).unwrap())
+    }
+
+    fn list(&self) -> std::path::PathBuf {
+        self.host.path("steps")
+    }
+
+    fn steps(&self) -> Steps {
+        fs::read_to_string(self.list()).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    /// Takes away all that agents ever made, and all that runs.
+    fn raze(&mut self) {
+        if let Some(supervisor) = self.supervisor.take() {
+            supervisor.kill();
+        }
+        assert_eq!(end_all(&self.host.path("srv")), [0; 0]);
+        for made in MADE.map(|made| self.host.path(made)) {
+            let removed = if made.is_dir() { fs::remove_dir_all(&made) } else { fs::remove_file(&made) };
+            removed.or_else(|error| if made.exists() { Err(error) } else { Ok(()) }).unwrap();
+        }
+        for dir in ["service", "stage", "store", "srv/slug"] {
+            fs::create_dir_all(self.host.path(dir)).unwrap();
+        }
+        self.namespace.run(&["sh", "-c", "iptables -F; iptables -X; ip6tables -F; ip6tables -X"]);
+        if let Some(consul) = &self.host.consul {
+            consul.http("DELETE", "/v1/kv/?recurse", b"");
+            let services = serde_json::from_str::<Value>(&consul.http("GET", "/v1/agent/services", b"").1).unwrap();
+            for id in services.as_object().unwrap().keys() {
+                assert_eq!(consul.http("PUT", &format!("/v1/agent/service/deregister/{id}"), b"").0, 200);
+            }
+        }
+        self.supervisor = Some(Supervisor::start(self.host.path("service")));
+    }
+
+    /// Puts the installs of `slug` in place.
+    pub(crate) fn installs(&self) {
+        let copy =
+            Command::new("cp").arg("-al").arg(self.host.path("installs")).arg(self.host.path("srv/slug")).status();
+        assert!(copy.unwrap().success());
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // Before what it looks after is ended with the host.
+        if let Some(supervisor) = self.supervisor.take() {
+            supervisor.kill();
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A host as a value, without what two histories that end the same may differ in: times, and hints that are made of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use fixtures::{Content, Entry, Kind, SOON, Tree, differences, eventually, mentioning, tree_where};
+use serde_json::Value;
+
+use crate::site::Site;
+
+pub(crate) struct Snapshot {
+    files: Tree,
+    /// How many processes there are of each program.
+    processes: BTreeMap<String, usize>,
+    /// Which version answers, in which configuration.
+    health: Value,
+    filter: String,
+    instances: String,
+}
+
+impl Snapshot {
+    pub(crate) fn of(site: &Site) -> Self {
+        let mut files = Tree::new();
+        for part in ["service", "stage", "srv", "store", "rules", "ports.d"] {
+            let tree = tree_where(&site.host.path(part), is_kept);
+            files.extend(tree.into_iter().map(|(path, entry)| (Path::new(part).join(&path), plain(&path, entry))));
+        }
+        // One that has just been stopped may still be on its way.
+        let processes = eventually("all that runs is known", SOON, || processes(site));
+        let mut health = site.host.health().unwrap_or_default();
+        for pid in ["pid", "child"] {
+            health[pid] = Value::Null;
+        }
+        let filter = site.namespace.run(&["sh", "-c", "iptables-save; ip6tables-save"]);
+        let rules = filter.lines().filter(|line| line.starts_with("-A "));
+        Self { files, processes, health, filter: rules.collect::<Vec<_>>().join("\n"), instances: instances(site) }
+    }
+
+    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
+        let mut found = differences(&self.files, &other.files);
+        let mut compare = |what: &str, one: String, other: String| {
+            if one != other {
+                found.push(format!("{what}: {one}\n→ {other}"));
+            }
+        };
+        compare("processes", format!("{:?}", self.processes), format!("{:?}", other.processes));
+        compare("the app", self.health.to_string(), other.health.to_string());
+        compare("packet filter", self.filter.clone(), other.filter.clone());
+        compare("Consul", self.instances.clone(), other.instances.clone());
+        found
+    }
+}
+
+/// Neither what supervisors and loggers write, nor the one large file, that is linked from elsewhere.
+fn is_kept(path: &Path) -> bool {
+    let named = |name: &str| path.components().any(|part| part.as_os_str() == name);
+    !named("supervise")
+        && !path.ends_with("bin/slug")
+        && !(named("log") && !path.ends_with("log") && !path.ends_with("run"))
+}
+
+fn plain(path: &Path, entry: Entry) -> Entry {
+    let hint = path.ends_with(".platypus/.known") || path.ends_with(".platypus/.registered");
+    let kind = match entry.kind {
+        Kind::File(_) if hint => Kind::File(Content::Text(String::new())),
+        Kind::File(Content::Text(text)) => Kind::File(Content::Text(without_times(text))),
+        kind => kind,
+    };
+    Entry { kind, ..entry }.copied()
+}
+
+/// Of what is JSON: without times, counts of changes, and what was logged.
+fn without_times(text: String) -> String {
+    fn clear(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                fields
+                    .retain(|field, _| !["at", "since", "rev", "log", "reported", "says_at"].contains(&field.as_str()));
+                fields.values_mut().for_each(clear);
+            }
+            Value::Array(values) => values.iter_mut().for_each(clear),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    match serde_json::from_str::<Value>(&text) {
+        Ok(mut value) => {
+            clear(&mut value);
+            value.to_string()
+        }
+        Err(_) => text,
+    }
+}
+
+fn processes(site: &Site) -> Option<BTreeMap<String, usize>> {
+    let mut processes = BTreeMap::new();
+    for pid in mentioning(&site.host.path("srv")) {
+        let name = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/comm"))).ok()?;
+        *processes.entry(name.trim().to_owned()).or_default() += 1;
+    }
+    Some(processes)
+}
+
+fn instances(site: &Site) -> String {
+    let Some(consul) = &site.host.consul else { return String::new() };
+    let keys = consul.http("GET", "/v1/kv/locks?keys", b"").1;
+    let locks = serde_json::from_str::<Vec<String>>(&keys).unwrap_or_default();
+    let leases = locks.iter().map(|key| format!("{key}: {}\n", without_times(consul.get(key).unwrap_or_default())));
+    let health = serde_json::from_str::<Value>(&consul.http("GET", "/v1/health/service/slug", b"").1).unwrap();
+    let instance = |of: &Value| {
+        let (service, checks) = (&of["Service"], of["Checks"].as_array().cloned().unwrap_or_default());
+        let checks = checks.iter().map(|check| {
+            let says = check["Output"].as_str().unwrap_or_default().split(" (reported").next();
+            format!("{} {} {says:?}", check["CheckID"], check["Status"])
+        });
+        let checks = checks.collect::<Vec<_>>().join(", ");
+        format!("{} {} {} {}: {checks}\n", service["ID"], service["Tags"], service["Meta"], service["Port"])
+    };
+    leases.chain(health.as_array().unwrap().iter().map(instance)).collect()
+}
