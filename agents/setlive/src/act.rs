@@ -208,6 +208,8 @@ impl Act<'_> {
         remove::services(self.setlive, app, [finisher(app)].iter(), from.timeouts.stop.duration()).await?;
         let record = record.begun(to);
         self.save(record.clone()).await?;
+        // Its predecessor's, with which the finisher ran that led here.
+        self.setlive.tidy(app, from);
         self.stage(to).await?;
         self.write_finisher(from, service).await?;
         self.keep_last(to, record.healthy.as_ref())?;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::site::{Packed, platform};
 use crate::upgrade::{HANDED_OVER, PATIENCE, activated};
 
-const EXITS: &[u8] = b"#!/bin/sh\nexit 1\n";
+pub(crate) const EXITS: &[u8] = b"#!/bin/sh\nexit 1\n";
 const HANGS: &[u8] = b"#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n";
 const IS_NO_PROGRAM: &[u8] = b"\x7fELF, but no more of it";
 
@@ -70,7 +70,7 @@ impl Hosts {
         of_version.map(|it| it["Node"]["Node"].as_str().unwrap().to_owned()).collect()
     }
 
-    fn activate(&self, version: &str, patience: u32) {
+    fn activate(&self, version: &str, patience: f64) {
         let config = self.cluster.get("clusters/platypus/main/config").expect("it is there");
         let config = activated(serde_json::from_str(&config).unwrap(), version, patience);
         self.cluster.put("clusters/platypus/main/config", &config);

@@ -3,6 +3,7 @@
 mod hosts;
 mod site;
 mod upgrade;
+mod walk;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

@@ -13,10 +13,10 @@ use crate::site::{Packed, Site};
 /// Longer than a hand-over takes, and the way back from one.
 pub(crate) const HANDED_OVER: Duration = Duration::from_secs(60);
 /// What a version that does not work has, in place of a minute.
-pub(crate) const PATIENCE: u32 = 4;
+pub(crate) const PATIENCE: f64 = 4.0;
 
 /// A config in which that version of the platform is active, from which the next one has so many seconds.
-pub(crate) fn activated(mut config: Value, version: &str, patience: u32) -> Value {
+pub(crate) fn activated(mut config: Value, version: &str, patience: f64) -> Value {
     let versions = config["versions"].as_object_mut().unwrap();
     versions.values_mut().for_each(|status| *status = json!("prep"));
     versions.insert(version.to_owned(), json!("active"));
@@ -28,7 +28,7 @@ pub(crate) fn activated(mut config: Value, version: &str, patience: u32) -> Valu
 impl Site {
     /// An operator makes another version of the platform the active one.
     #[track_caller]
-    fn activate(&self, version: &str, patience: u32) {
+    pub(crate) fn activate(&self, version: &str, patience: f64) {
         let config = activated(self.get("clusters/platypus/main/config"), version, patience);
         self.put("clusters/platypus/main/config", &config);
     }
@@ -36,8 +36,19 @@ impl Site {
     /// The way to another version is begun, which from there on has a minute.
     #[track_caller]
     fn hands_over(&self, to: &str) {
-        self.activate(to, 60);
+        self.activate(to, 60.0);
         eventually("it is handed over", HANDED_OVER, || self.record()["handover"].is_object().then_some(()));
+    }
+
+    /// It was tried in earnest, and has failed.
+    #[track_caller]
+    pub(crate) fn fails(&self, platform: &Packed) {
+        let has_failed = || {
+            let record = self.record();
+            let mut failed = record["failed"].as_object()?.values();
+            failed.any(|failure| failure["version"] == platform.version.as_str()).then_some(())
+        };
+        eventually(&format!("{} has failed", platform.version), HANDED_OVER, has_failed);
     }
 
     #[track_caller]
@@ -48,7 +59,7 @@ impl Site {
 
     /// All agents are of that version, and nothing is left of what led there.
     #[track_caller]
-    fn is_on(&self, platform: &Packed) {
+    pub(crate) fn is_on(&self, platform: &Packed) {
         let is_there = || {
             let record = self.record();
             let finished = record["handover"].is_null() && record["healthy"]["version"] == platform.version.as_str();
@@ -64,7 +75,7 @@ impl Site {
         assert_eq!(self.running("--finish"), [""; 0]);
     }
 
-    fn record(&self) -> Value {
+    pub(crate) fn record(&self) -> Value {
         let record = fs::read(self.host.disk("var/lib/platypus/stage/.platypus/platypus.json")).unwrap();
         serde_json::from_slice(&record).unwrap()
     }
@@ -106,7 +117,7 @@ fn an_upgrade_ends_well_though_the_store_is_away_for_long_and_whoever_is_at_work
     let begun = Instant::now();
     eventually("it has been away for long enough", SOON, || {
         assert!(site.record()["converging"]["version"] == next.version.as_str(), "{}", site.said());
-        (begun.elapsed() > Duration::from_secs(2 * u64::from(PATIENCE))).then_some(())
+        (begun.elapsed() > Duration::from_secs_f64(2.0 * PATIENCE)).then_some(())
     });
     assert!(!site.running("/bin/pp-setlive --settings").is_empty());
     fs::rename(&away, &store).unwrap();
