@@ -1,6 +1,7 @@
 //! What happens to a host while its agents die.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
@@ -13,8 +14,9 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// Of one round.
     pub(crate) agents: &'static [fn(&Site) -> Command],
-    /// What the host is before, and what is intended then.
+    /// What the host is before.
     pub(crate) before: fn(&Site),
+    /// And what happens then.
     pub(crate) change: fn(&Site),
     /// What is intended cannot be had, which the agents say each time.
     pub(crate) fails: bool,
@@ -22,115 +24,102 @@ pub(crate) struct Scenario {
 }
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    let scenario =
-        |name, agents, before, change| Scenario { name, agents, before, change, fails: false, on_consul: false };
+    // Those first that take longest.
     vec![
-        scenario(
-            "another version, with a store of instances",
-            &[setlive],
-            |site| runs_checked(site, "good"),
-            |site| {
-                runs_checked_by_script(site, "other");
-            },
-        )
-        .on_consul(),
-        scenario(
-            "a version that fails",
-            &[setlive],
-            |site| runs(site, "good"),
-            |site| {
-            let health = json!({"http": {"port": site.host.port, "path": "/health"}, "interval_seconds": 0.05, "deadline_seconds": 0.5});
-            activate(site, "bad", json!({"health": health}));
-        },
-        )
-        .failing(),
-        scenario("a first version", &[setlive], Site::installs, |site| activate(site, "good", json!({}))),
-        scenario(
-            "a version of other services",
-            &[setlive],
-            |site| runs(site, "two"),
-            |site| {
-                activate(site, "good", json!({}));
-            },
-        ),
-        scenario(
-            "another configuration",
-            &[setlive],
-            |site| runs(site, "forks"),
-            |site| {
-                activate(site, "forks", json!({"user_config": {"port": site.host.port, "greeting": "again"}}));
-            },
-        ),
-        scenario(
-            "an app that leaves the node",
-            &[rules, setlive],
-            |site| {
-                runs(site, "good");
+        scenario("a first version, on Consul", &[setlive]).on_consul().after(Site::installs).when(|site| {
+            activate(site, "good", SCRIPT);
+        }),
+        scenario("another version, on Consul", &[setlive])
+            .on_consul()
+            .after(|site| runs(site, "good", SCRIPT))
+            .when(|site| activate(site, "other", SCRIPT)),
+        scenario("an app that leaves the node, on Consul", &[setlive])
+            .on_consul()
+            .after(|site| runs(site, "good", SCRIPT))
+            .when(|site| site.host.delete("nodes/web1/slug")),
+        scenario("a version that fails", &[setlive])
+            .failing()
+            .after(|site| runs(site, "good", HTTP))
+            .when(|site| activate(site, "bad", Check { deadline: 0.5, ..HTTP })),
+        scenario("an app that leaves the node", &[rules, setlive])
+            .after(|site| {
+                runs(site, "good", HTTP);
                 site.pass(rules(site));
-            },
-            |site| site.host.delete("nodes/web1/slug"),
-        ),
-        scenario(
-            "an artifact",
-            &[preparer],
-            |_| {},
-            |site| {
-                artifact(site);
+            })
+            .when(|site| site.host.delete("nodes/web1/slug")),
+        scenario("a version of other services", &[setlive]).after(|site| runs(site, "two", HTTP)).when(|site| {
+            leave_a_process(site);
+            activate(site, "good", HTTP);
+        }),
+        scenario("another configuration", &[setlive]).after(|site| runs(site, "forks", HTTP)).when(|site| {
+            let port = site.host.port;
+            put_config(site, "forks", HTTP, json!({"user_config": {"port": port, "greeting": "again"}}));
+        }),
+        scenario("a first version", &[setlive]).after(Site::installs).when(|site| activate(site, "good", HTTP)),
+        scenario("a host that goes by another name", &[adopting]).after(|site| runs(site, "good", HTTP)).when(|site| {
+            site.host.put("nodes/web2/slug", &json!({"cluster": "dev"}));
+        }),
+        scenario("an instance that somebody deregistered", &[setlive])
+            .after(|site| runs(site, "good", HTTP))
+            .when(|site| fs::remove_dir_all(site.host.path("store/instances")).unwrap()),
+        scenario("an artifact", &[preparer]).when(|site| {
+            add_artifact(site, "1");
+            prepare(site, &json!({"1": "active"}));
+        }),
+        scenario("an install that intent names no more", &[pruning])
+            .after(|site| {
                 prepare(site, &json!({"1": "active"}));
-            },
-        ),
-        scenario(
-            "an install that intent names no more",
-            &[pruning],
-            |site| {
-                artifact(site);
-                fs::copy(site.host.repo.path("parcel", "1"), site.host.repo.path("parcel", "2")).unwrap();
-                prepare(site, &json!({"1": "active"}));
+                add_artifact(site, "1");
                 site.pass(preparer(site));
-            },
-            |site| prepare(site, &json!({"2": "active"})),
-        ),
-        scenario(
-            "an install that intent has not named for long",
-            &[pruning],
-            |site| {
-                artifact(site);
-                fs::copy(site.host.repo.path("parcel", "1"), site.host.repo.path("parcel", "2")).unwrap();
+            })
+            .when(|site| {
+                add_artifact(site, "2");
+                prepare(site, &json!({"2": "active"}));
+            }),
+        scenario("an install that intent has not named for long", &[pruning])
+            .after(|site| {
+                add_artifact(site, "1");
+                add_artifact(site, "2");
                 prepare(site, &json!({"1": "prep", "2": "active"}));
                 site.pass(preparer(site));
                 prepare(site, &json!({"2": "active"}));
                 site.pass(pruning(site));
-            },
-            |site| {
+            })
+            .when(|site| {
                 let note = site.host.path("srv/parcel/installs/.unwanted-parcel_1");
                 let since = SystemTime::now() - Duration::from_secs(3600);
                 File::options().write(true).open(note).unwrap().set_modified(since).unwrap();
-            },
-        ),
-        scenario("a packet filter", &[filter], |site| opened(site, filter), open_others),
-        scenario("a packet filter in a file", &[rules], |site| opened(site, rules), open_others),
-        scenario("a packet filter of another program", &[authority], |site| opened(site, authority), open_others),
-        scenario(
-            "a file of intent",
-            &[direct],
-            |_| {},
-            |site| {
-                let intent = json!({
-                    "nodes/web1/parcel": {"cluster": "dev"},
-                    "clusters/parcel/dev/config": {
-                        "versions": {"1": "active"},
-                        "health": {"script": "bin/check", "interval_seconds": 0.1, "deadline_seconds": 3},
-                    },
-                    "clusters/parcel/dev/deploy_config": {"basedir": site.host.path("srv/parcel"), "ports": [80]},
-                });
-                artifact(site);
-                fs::write(site.host.path("intent.json"), intent.to_string()).unwrap();
-            },
-        ),
+            }),
+        scenario("a packet filter", &[filter]).after(|site| opened(site, filter)).when(open_others),
+        scenario("a packet filter in a file", &[rules]).after(|site| opened(site, rules)).when(open_others),
+        scenario("a packet filter of another program", &[authority])
+            .after(|site| opened(site, authority))
+            .when(open_others),
+        scenario("a file of intent", &[direct]).when(|site| {
+            add_artifact(site, "1");
+            let intent = json!({
+                "nodes/web1/parcel": {"cluster": "dev"},
+                "clusters/parcel/dev/config": {"versions": {"1": "active"}, "health": SCRIPT.json(site)},
+                "clusters/parcel/dev/deploy_config": {"basedir": site.host.path("srv/parcel"), "ports": [80]},
+            });
+            fs::write(site.host.path("intent.json"), intent.to_string()).unwrap();
+        }),
     ]
 }
 
+fn scenario(name: &'static str, agents: &'static [fn(&Site) -> Command]) -> Scenario {
+    Scenario { name, agents, before: |_| {}, change: |_| {}, fails: false, on_consul: false }
+}
+
 impl Scenario {
+    fn after(self, before: fn(&Site)) -> Self {
+        Self { before, ..self }
+    }
+
+    fn when(self, change: fn(&Site)) -> Self {
+        Self { change, ..self }
+    }
+
     fn failing(self) -> Self {
         Self { fails: true, ..self }
     }
@@ -140,8 +129,63 @@ impl Scenario {
     }
 }
 
+/// How a version is found healthy.
+#[derive(Clone, Copy)]
+struct Check {
+    by_script: bool,
+    deadline: f64,
+}
+
+const HTTP: Check = Check { by_script: false, deadline: 20.0 };
+/// To Consul, whose own checks take a second, this is for the agent to say.
+const SCRIPT: Check = Check { by_script: true, ..HTTP };
+
+impl Check {
+    fn json(self, site: &Site) -> Value {
+        let mut check = json!({"interval_seconds": 0.05, "deadline_seconds": self.deadline});
+        match self.by_script {
+            true => check["script"] = json!("bin/check"),
+            false => check["http"] = json!({"port": site.host.port, "path": "/health"}),
+        }
+        check
+    }
+}
+
+fn put_config(site: &Site, version: &str, check: Check, mut more: Value) {
+    more["health"] = check.json(site);
+    site.host.activate(version, more);
+}
+
+fn activate(site: &Site, version: &str, check: Check) {
+    site.host.deploy_config(json!({"ports": [site.host.port]}));
+    put_config(site, version, check, json!({}));
+}
+
+fn runs(site: &Site, version: &str, check: Check) {
+    site.installs();
+    activate(site, version, check);
+    site.pass(setlive(site));
+}
+
+/// One that the app started, and that nothing looks after.
+fn leave_a_process(site: &Site) {
+    let install = site.host.path("srv/slug/installs/slug_two");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "sleep 1000 >/dev/null 2>&1 &"]).current_dir(install).process_group(0);
+    shell.env("CONFIG_PATH", site.host.path("srv/slug/config/old.json"));
+    assert!(shell.status().unwrap().success());
+}
+
 fn setlive(site: &Site) -> Command {
     site.host.setlive()
+}
+
+/// Under another name, and told to take over what there is.
+fn adopting(site: &Site) -> Command {
+    let mut setlive = Command::new(bin("pp-setlive"));
+    setlive.arg("--store").arg(site.host.store_url()).args(["--node", "web2", "--adopt"]);
+    setlive.arg("--runit").arg(site.host.path("service")).arg("--runit-stage").arg(site.host.path("stage"));
+    setlive
 }
 
 fn preparer(site: &Site) -> Command {
@@ -170,9 +214,8 @@ fn filter(site: &Site) -> Command {
 }
 
 fn authority(site: &Site) -> Command {
-    let fake = concat!(env!("CARGO_MANIFEST_DIR"), "/bin/port_authority");
     let mut iptables = site.host.iptables();
-    iptables.args(["--cmd", fake, "--config-dir", "ports.d"]).env("PORT_AUTHORITY_LOG", site.host.path("calls"));
+    iptables.arg("--cmd").arg(site.host.path("authority")).args(["--config-dir", "ports.d"]);
     iptables
 }
 
@@ -182,32 +225,9 @@ fn direct(site: &Site) -> Command {
     direct
 }
 
-fn activate(site: &Site, version: &str, more: Value) {
-    site.host.deploy_config(json!({"ports": [site.host.port]}));
-    site.host.activate(version, more);
-}
-
-fn runs(site: &Site, version: &str) {
-    site.installs();
-    activate(site, version, json!({}));
-    site.pass(setlive(site));
-}
-
-/// As far as Consul is concerned, by the agent's word: its own checks take a second.
-fn runs_checked_by_script(site: &Site, version: &str) {
-    let health = json!({"script": "bin/check", "interval_seconds": 0.1, "deadline_seconds": 3});
-    activate(site, version, json!({"health": health}));
-}
-
-fn runs_checked(site: &Site, version: &str) {
-    site.installs();
-    runs_checked_by_script(site, version);
-    site.pass(setlive(site));
-}
-
 /// Everything that an artifact can hold, in a few entries; and it runs.
-fn artifact(site: &Site) {
-    site.host.repo.artifact("parcel", "1", |archive| {
+fn add_artifact(site: &Site, version: &str) {
+    site.host.repo.artifact("parcel", version, |archive| {
         let mut add = |kind: tar::EntryType, path: &str, mode: u32, target: Option<&str>, content: &[u8]| {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(kind);

@@ -22,7 +22,7 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     pub(crate) fn of(site: &Site) -> Self {
         let mut files = Tree::new();
-        for part in ["service", "stage", "srv", "store", "rules", "ports.d"] {
+        for part in ["service", "stage", "srv", "store", "rules", "ports.d", "applied"] {
             let tree = tree_where(&site.host.path(part), is_kept);
             files.extend(tree.into_iter().map(|(path, entry)| (Path::new(part).join(&path), plain(&path, entry))));
         }
@@ -55,9 +55,8 @@ impl Snapshot {
 /// Neither what supervisors and loggers write, nor the one large file, that is linked from elsewhere.
 fn is_kept(path: &Path) -> bool {
     let named = |name: &str| path.components().any(|part| part.as_os_str() == name);
-    !named("supervise")
-        && !path.ends_with("bin/slug")
-        && !(named("log") && !path.ends_with("log") && !path.ends_with("run"))
+    let logged = named("log") && !path.ends_with("log") && !path.ends_with("run");
+    !named("supervise") && !logged && !path.ends_with("bin/slug")
 }
 
 fn plain(path: &Path, entry: Entry) -> Entry {
