@@ -3,6 +3,8 @@
 //! Ensures: in a debug build, where `PLATYPUS_DIE_AT` is `[<process>:]<name>:<k>`, the process (by its program's name, or
 //! [`process_is`]) that comes to the step of that name for the k-th time is killed there, with no effect had and nothing
 //! tidied up; and where `PLATYPUS_STEPS` names a file, `<process>:<name>` is a line in it for each step that was come to.
+//! `PLATYPUS_DIE_AT` may also be `@<file>`, for processes that run already and those that come after them: who comes to the
+//! step in that file, as soon as there is one, for the k-th time by that list, dies, and removes the file.
 //! In a release build there is nothing of this.
 
 use std::fmt;
@@ -31,41 +33,42 @@ mod test {
     #![expect(clippy::disallowed_methods, reason = "a test's doing, not an agent's")]
 
     use std::env;
-    use std::fs::OpenOptions;
+    use std::fs::{self, OpenOptions};
     use std::io::Write;
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{LazyLock, OnceLock};
 
     use rustix::process::{Signal, getpid, kill_process};
 
     static PROCESS: OnceLock<String> = OnceLock::new();
-    static DIE_AT: LazyLock<Option<DieAt>> =
-        LazyLock::new(|| env::var("PLATYPUS_DIE_AT").ok().map(|text| DieAt::read(&text)));
+    static DIE_AT: LazyLock<Option<String>> = LazyLock::new(|| env::var("PLATYPUS_DIE_AT").ok());
+    /// How often this process has come to the step at which it is to die.
+    static COME: AtomicUsize = AtomicUsize::new(0);
 
-    struct DieAt {
-        process: Option<String>,
-        name: String,
-        /// How often it is still come to before.
-        left: AtomicU64,
+    /// Where to die, if that is at this step: the how manieth time.
+    fn number(die_at: &str, process: &str, name: &str) -> Option<usize> {
+        let read = || {
+            let (step, number) = die_at.trim_end().rsplit_once(':')?;
+            let (own, named) = step.split_once(':').map_or((process, step), |(process, name)| (process, name));
+            let number = number.parse::<usize>().ok()?;
+            Some((own == process && named == name).then_some(number))
+        };
+        read().unwrap_or_else(|| panic!("PLATYPUS_DIE_AT is [<process>:]<name>:<k>, not {die_at:?}"))
     }
 
-    impl DieAt {
-        fn read(text: &str) -> Self {
-            let read = || {
-                let (step, number) = text.rsplit_once(':')?;
-                let (process, name) =
-                    step.split_once(':').map_or((None, step), |(process, name)| (Some(process), name));
-                let left = number.parse::<u64>().ok()?.checked_sub(1)?.into();
-                Some(Self { process: process.map(str::to_owned), name: name.to_owned(), left })
-            };
-            read().unwrap_or_else(|| panic!("PLATYPUS_DIE_AT is [<process>:]<name>:<k>, not {text:?}"))
-        }
-
-        fn is_now(&self, process: &str, name: &str) -> bool {
-            let is_here = self.name == name && self.process.as_ref().is_none_or(|own| own == process);
-            // It stays at none: nobody comes to it twice.
-            is_here && self.left.fetch_sub(1, Ordering::SeqCst) == 0
-        }
+    fn is_last(process: &str, name: &str) -> bool {
+        let Some(die_at) = &*DIE_AT else { return false };
+        let Some(file) = die_at.strip_prefix('@') else {
+            let number = number(die_at, process, name);
+            return number.is_some_and(|number| COME.fetch_add(1, Ordering::SeqCst) + 1 == number);
+        };
+        let Ok(die_at) = fs::read_to_string(file) else { return false };
+        let is_now = |number| {
+            let list = fs::read_to_string(env::var_os("PLATYPUS_STEPS").unwrap_or_default()).unwrap_or_default();
+            list.lines().filter(|line| line.split_once(':') == Some((process, name))).count() >= number
+        };
+        // One only dies of it.
+        number(&die_at, process, name).is_some_and(is_now) && fs::remove_file(file).is_ok()
     }
 
     pub(super) fn process_is(name: &'static str) {
@@ -82,7 +85,7 @@ mod test {
             list.and_then(|mut list| list.write_all(format!("{process}:{name}\n").as_bytes()))
                 .expect("steps can be listed");
         }
-        if DIE_AT.as_ref().is_some_and(|die_at| die_at.is_now(process, name)) {
+        if is_last(process, name) {
             let _ = kill_process(getpid(), Signal::KILL);
             loop {
                 std::thread::park();
@@ -95,15 +98,11 @@ mod test {
         use super::*;
 
         #[test]
-        fn a_process_dies_the_kth_time_that_it_comes_to_its_step() {
-            let dies = |at: &str, process: &str, name: &str| {
-                let at = DieAt::read(at);
-                (1..5).find(|_| at.is_now(process, name))
-            };
-            assert_eq!(dies("write record:3", "pp-setlive", "write record"), Some(3));
-            assert_eq!(dies("pp-setlive:write record:1", "pp-setlive", "write record"), Some(1));
-            assert_eq!(dies("pt-direct:write record:1", "pp-setlive", "write record"), None);
-            assert_eq!(dies("write record:1", "pp-setlive", "rename record"), None);
+        fn a_step_is_named_with_or_without_its_process() {
+            assert_eq!(number("write record:3", "pp-setlive", "write record"), Some(3));
+            assert_eq!(number("pp-setlive:write record:1", "pp-setlive", "write record"), Some(1));
+            assert_eq!(number("pt-direct:write record:1", "pp-setlive", "write record"), None);
+            assert_eq!(number("write record:1", "pp-setlive", "rename record"), None);
         }
     }
 }

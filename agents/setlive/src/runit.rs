@@ -159,17 +159,23 @@ async fn tell(dir: &Path, command: u8) -> Result<()> {
     let io = || format!("writing to {}", path.display());
     // Open for reading too, so that the number of bytes that wait can be asked for; none is ever read here.
     let pipe = effect::open_both_ends(&path).with_context(io)?;
-    let taken = |pipe: &File| Ok(ioctl_fionread(pipe).with_context(io)? == 0);
+    let taken = || Ok::<_, anyhow::Error>(ioctl_fionread(&pipe).with_context(io)? == 0);
+    // One that has ended takes none any more.
+    let answered = || Ok(taken()? || supervised(dir)?.is_none());
     let stuck = || format!("runsv of {} takes no commands", dir.display());
-    anyhow::ensure!(until(RUNSV_ANSWERS, || taken(&pipe)).await?, stuck());
+    anyhow::ensure!(until(RUNSV_ANSWERS, answered).await? && taken()?, stuck());
     effect::tell("runsv", &pipe, command).with_context(io)?;
-    anyhow::ensure!(until(RUNSV_ANSWERS, || taken(&pipe)).await?, stuck());
+    anyhow::ensure!(until(RUNSV_ANSWERS, answered).await? && taken()?, stuck());
     Ok(())
 }
 
 async fn stop(dir: &Path, patience: Duration) -> Result<()> {
     let Some(status) = supervised(dir)? else { bail!("no runsv looks after {}: is runsvdir running?", dir.display()) };
-    let is_down = || Ok(supervised(dir)?.is_some_and(|status| status.pid.is_none() && !status.wanted_up));
+    let is_down = || match supervised(dir)? {
+        Some(status) => Ok(status.pid.is_none() && !status.wanted_up),
+        // runsvdir has let it go meanwhile: runsv ends after its service.
+        None => Ok(status.pid.is_none_or(|pid| !processes::is_alive(pid))),
+    };
     end(dir, status.pid, [b'd', b'k'], patience, is_down).await
 }
 
@@ -182,7 +188,11 @@ async fn end(
     is_over: impl Fn() -> Result<bool>,
 ) -> Result<()> {
     let group = pid.and_then(own_group);
-    tell(dir, politely).await?;
+    if let Err(error) = tell(dir, politely).await
+        && !is_over()?
+    {
+        return Err(error);
+    }
     if !until(patience, &is_over).await? {
         let service = dir.file_name().unwrap_or_default().to_string_lossy();
         let app = service.split('@').next().unwrap_or_default();

@@ -21,14 +21,14 @@ use std::time::Instant;
 
 use fixtures::alone;
 
-use scenarios::{Scenario, scenarios};
+use scenarios::{On, Scenario, scenarios};
 use site::Site;
 use snapshot::Snapshot;
 
 /// What is had of another store, too: a real Consul.
 const IN_STORE: [&str; 6] = [":set leases", ":drain", ":register", ":report", ":undrain", ":deregister"];
 /// Mostly they wait.
-const AT_A_TIME: usize = 14;
+const AT_A_TIME: [(On, usize); 3] = [(On::Consul, 1), (On::Platform, 4), (On::Directory, 12)];
 /// These and the last stand for what is done very often, as it is for each part of an artifact.
 const FIRST: usize = 6;
 
@@ -40,14 +40,17 @@ fn whichever_step_an_agent_dies_at_the_host_ends_as_if_it_had_not() {
     }
     let began = Instant::now();
     let all = scenarios();
-    let (mine, with_consul) = all.iter().partition::<Vec<_>, _>(|scenario| !scenario.on_consul);
-    let (listed, failed) = thread::scope(|scope| {
-        let with_consul = scope.spawn(|| walk_all(&with_consul, 1));
-        let (mut listed, mut failed) = walk_all(&mine, AT_A_TIME);
-        let (more, also) = with_consul.join().expect("what panics in a walk is caught");
-        listed.extend(more);
-        failed.extend(also);
-        (listed, failed)
+    let (mut listed, mut failed) = (BTreeMap::new(), Vec::new());
+    thread::scope(|scope| {
+        let walking = AT_A_TIME.map(|(on, at_a_time)| {
+            let scenarios = all.iter().filter(|scenario| scenario.on == on).collect::<Vec<_>>();
+            scope.spawn(move || walk_all(on, &scenarios, at_a_time))
+        });
+        for walked in walking {
+            let (steps, wrong) = walked.join().expect("what panics in a walk is caught");
+            listed.extend(steps);
+            failed.extend(wrong);
+        }
     });
     print!("{}", table(&listed));
     let walked = all_walks(&all.iter().collect::<Vec<_>>(), &listed).len();
@@ -75,14 +78,14 @@ impl fmt::Display for Walk<'_> {
 /// By the scenario's name, what was come to; and what went wrong.
 type Walked = (BTreeMap<&'static str, Steps>, Vec<String>);
 
-fn walk_all(scenarios: &[&Scenario], at_a_time: usize) -> Walked {
+fn walk_all(on: On, scenarios: &[&Scenario], at_a_time: usize) -> Walked {
     let (listed, failed) = (Mutex::new(BTreeMap::new()), Mutex::new(Vec::new()));
     let (next_scenario, next_walk, is_listed) = (AtomicUsize::new(0), AtomicUsize::new(0), Barrier::new(at_a_time));
     let fail = |what: String| failed.lock().unwrap().push(what);
     thread::scope(|scope| {
         for _ in 0..at_a_time {
             scope.spawn(|| {
-                let site = caught(|| Site::new(scenarios.iter().any(|scenario| scenario.on_consul)));
+                let site = caught(|| Site::new(on));
                 // Of each site its own: paths and ports are in all that is there.
                 let mut undisturbed = BTreeMap::new();
                 let mut site = site.map_err(&fail).ok();
@@ -125,21 +128,25 @@ fn all_walks<'a>(scenarios: &[&'a Scenario], listed: &BTreeMap<&'static str, Ste
 /// Which step, and the how manieth of its name.
 fn walks(scenario: &Scenario, steps: &Steps) -> Vec<(String, usize)> {
     let is_in_store = |step: &str| IN_STORE.iter().any(|name| step.ends_with(name));
-    let counts = counts(steps).into_iter().filter(|(step, _)| !scenario.on_consul || is_in_store(step));
+    let counts = counts(steps).into_iter().filter(|(step, _)| scenario.on != On::Consul || is_in_store(step));
     let walks = counts.flat_map(|(step, count)| (1..=count).map(move |number| (step, number, count)));
-    let walks = walks.filter(|(step, number, count)| is_walked(step, *number, *count));
+    let is_far = scenario.on == On::Platform;
+    let walks = walks.filter(|(step, number, count)| is_walked(step, *number, *count) && !(is_far && is_beside(step)));
     walks.map(|(step, number, _)| (step.to_owned(), number)).collect()
 }
 
 fn is_walked(step: &str, number: usize, count: usize) -> bool {
     let (process, name) = step.split_once(':').expect("it is of a process");
-    // What is begun beside a file's place is looked at again once it is about to be renamed.
-    let is_beside = ["create ", "write ", "chmod "].iter().any(|verb| name.starts_with(verb));
     // Which is the agents' own code.
     let is_known = process == "pt-direct";
     // Until it is gone, which may take more than once.
     let is_repeated = name.starts_with("kill ");
-    number == 1 || !is_repeated && (number == count || number <= FIRST && !is_beside && !is_known)
+    number == 1 || !is_repeated && (number == count || number <= FIRST && !is_beside(step) && !is_known)
+}
+
+/// What is begun beside a file's place is looked at again once it is about to be renamed.
+fn is_beside(step: &str) -> bool {
+    [":create ", ":write ", ":chmod "].iter().any(|verb| step.contains(verb))
 }
 
 fn counts(steps: &Steps) -> BTreeMap<&str, usize> {

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use fixtures::bin;
+use fixtures::{SOON, bin, eventually};
 use serde_json::{Value, json};
 
 use crate::site::Site;
@@ -20,23 +20,45 @@ pub(crate) struct Scenario {
     pub(crate) change: fn(&Site),
     /// What is intended cannot be had, which the agents say each time.
     pub(crate) fails: bool,
-    pub(crate) on_consul: bool,
+    pub(crate) on: On,
+    /// Agents are at work all the time, and done once this holds.
+    pub(crate) is_done: Option<fn(&Site) -> bool>,
+}
+
+/// What is there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum On {
+    /// Intent is in a directory.
+    Directory,
+    Consul,
+    /// A directory, and an app whose process is pp-setlive.
+    Platform,
 }
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
     // Those first that take longest.
     vec![
-        scenario("a first version, on Consul", &[setlive]).on_consul().after(Site::installs).when(|site| {
+        scenario("a first version, on Consul", &[setlive]).on(On::Consul).after(Site::installs).when(|site| {
             activate(site, "good", SCRIPT);
         }),
         scenario("another version, on Consul", &[setlive])
-            .on_consul()
+            .on(On::Consul)
             .after(|site| runs(site, "good", SCRIPT))
             .when(|site| activate(site, "other", SCRIPT)),
         scenario("an app that leaves the node, on Consul", &[setlive])
-            .on_consul()
+            .on(On::Consul)
             .after(|site| runs(site, "good", SCRIPT))
             .when(|site| site.host.delete("nodes/web1/slug")),
+        scenario("another version of the agent itself", &[setlive])
+            .on(On::Platform)
+            .after(|site| {
+                site.installs();
+                activate_platform(site, "1");
+                site.pass(setlive(site));
+                eventually("it is at work", SOON, || is_on(site, "1").then_some(()));
+            })
+            .when(|site| activate_platform(site, "2"))
+            .until(|site| is_on(site, "2")),
         scenario("a version that fails", &[setlive])
             .failing()
             .after(|site| runs(site, "good", HTTP))
@@ -108,7 +130,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
 }
 
 fn scenario(name: &'static str, agents: &'static [fn(&Site) -> Command]) -> Scenario {
-    Scenario { name, agents, before: |_| {}, change: |_| {}, fails: false, on_consul: false }
+    Scenario { name, agents, before: |_| {}, change: |_| {}, fails: false, on: On::Directory, is_done: None }
 }
 
 impl Scenario {
@@ -124,8 +146,12 @@ impl Scenario {
         Self { fails: true, ..self }
     }
 
-    fn on_consul(self) -> Self {
-        Self { on_consul: true, ..self }
+    fn on(self, on: On) -> Self {
+        Self { on, ..self }
+    }
+
+    fn until(self, is_done: fn(&Site) -> bool) -> Self {
+        Self { is_done: Some(is_done), ..self }
     }
 }
 
@@ -174,6 +200,25 @@ fn leave_a_process(site: &Site) {
     shell.args(["-c", "sleep 1000 >/dev/null 2>&1 &"]).current_dir(install).process_group(0);
     shell.env("CONFIG_PATH", site.host.path("srv/slug/config/old.json"));
     assert!(shell.status().unwrap().success());
+}
+
+fn activate_platform(site: &Site, version: &str) {
+    site.host.deploy_config_as("platform", json!({}));
+    let config = json!({"versions": {version: "active"}, "health": SCRIPT.json(site), "stop_seconds": 1});
+    site.host.put("clusters/platform/dev/config", &config);
+    site.host.put("nodes/web1/platform", &json!({"cluster": "dev"}));
+}
+
+/// Whether the agent of this version is at work, and nothing is left of what led there.
+fn is_on(site: &Site, version: &str) -> bool {
+    let read = |path: &str| fs::read(site.host.path(path)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let record = read("stage/.platypus/platform.json").unwrap_or(Value::Null);
+    let mark = read("srv/platform/data/passed/pp-setlive").unwrap_or(Value::Null);
+    let is_settled = ["handover", "converging", "unregistered", "asked"].iter().all(|field| record[field].is_null());
+    let is_alone = record["services"].as_array().is_some_and(|services| services.len() == 1);
+    let program = format!("platform_{version}/bin/pp-setlive");
+    let runs = fs::read_link(format!("/proc/{}/exe", mark["pid"])).is_ok_and(|exe| exe.ends_with(program));
+    record["healthy"]["version"] == version && is_settled && is_alone && runs
 }
 
 fn setlive(site: &Site) -> Command {

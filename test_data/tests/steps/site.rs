@@ -5,11 +5,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 
-use fixtures::{Behaviour, Consul, Host, Namespace, Scratch, Slug, end_all, script};
+use fixtures::{Behaviour, Consul, Host, Namespace, SOON, Scratch, Slug, bin, end_all, eventually, script};
 use serde_json::Value;
 
 use crate::Steps;
-use crate::scenarios::Scenario;
+use crate::scenarios::{On, Scenario};
 use crate::snapshot::Snapshot;
 use crate::supervisor::Supervisor;
 
@@ -24,13 +24,16 @@ const ENABLE: &str = "echo enabled >\"$DATA_DIR/hook\"";
 const DISABLE: &str = "echo disabled >\"$DATA_DIR/hook\"";
 
 /// What agents make, and what they are told.
-const MADE: [&str; 9] =
-    ["service", "stage", "srv", "store", "rules", ".rules.lock", "ports.d", "applied", "intent.json"];
+const MADE: [&str; 10] =
+    ["service", "stage", "srv", "store", "rules", ".rules.lock", "ports.d", "applied", "intent.json", "die_at"];
 
 impl Site {
-    pub(crate) fn new(on_consul: bool) -> Self {
+    pub(crate) fn new(on: On) -> Self {
         let host = Host::within(Scratch::in_memory());
-        let host = if on_consul { host.with_consul(Consul::start) } else { host };
+        let host = if on == On::Consul { host.with_consul(Consul::start) } else { host };
+        if on == On::Platform {
+            add_platform(&host);
+        }
         for (version, behaviour) in [
             ("good", Behaviour::Good),
             ("other", Behaviour::Good),
@@ -43,16 +46,20 @@ impl Site {
         // What it does not see when it is run last is not in force.
         script(&host.path("authority"), "rm -rf applied && cp -r ports.d applied");
         // As on a host on which nobody was yet, but for what needs no unpacking again and again.
-        fs::rename(host.path("srv/slug/installs"), host.path("installs")).unwrap();
+        fs::rename(host.path("srv"), host.path("installs")).unwrap();
         Self { supervisor: None, namespace: Namespace::new(&host.scratch), host }
     }
 
     /// What one round that nothing disturbs comes to, and makes of the host.
     pub(crate) fn undisturbed(&mut self, scenario: &Scenario) -> (Steps, Snapshot) {
         self.begin(scenario);
-        for agent in scenario.agents {
-            let (status, log) = self.run(agent(self));
-            assert!(status.success() != scenario.fails, "{status}: {log}");
+        (scenario.change)(self);
+        match scenario.is_done {
+            Some(is_done) => eventually("it is done", SOON, || is_done(self).then_some(())),
+            None => scenario.agents.iter().for_each(|agent| {
+                let (status, log) = self.run(agent(self));
+                assert!(status.success() != scenario.fails, "{status}: {log}");
+            }),
         }
         let steps = self.steps();
         assert!(!steps.is_empty(), "there is nothing to walk");
@@ -63,9 +70,19 @@ impl Site {
     /// What it comes to when the agent dies at this step in the first round.
     pub(crate) fn disturbed(&mut self, scenario: &Scenario, step: &str, number: usize) -> Snapshot {
         self.begin(scenario);
+        let die_at = format!("{step}:{number}");
+        if let Some(is_done) = scenario.is_done {
+            fs::write(self.host.path("die_at"), die_at).unwrap();
+            (scenario.change)(self);
+            let died = || !self.host.path("die_at").exists();
+            eventually("one dies, and it is done", SOON, || (died() && is_done(self)).then_some(()));
+            self.converge(scenario);
+            return Snapshot::of(self);
+        }
+        (scenario.change)(self);
         let died = scenario.agents.iter().any(|agent| {
             let mut agent = agent(self);
-            agent.env("PLATYPUS_DIE_AT", format!("{step}:{number}"));
+            agent.env("PLATYPUS_DIE_AT", &die_at);
             let (status, log) = self.run(agent);
             assert!(status.success() || scenario.fails || status.signal() == Some(9), "{status}: {log}");
             status.signal() == Some(9)
@@ -79,7 +96,6 @@ impl Site {
     fn begin(&mut self, scenario: &Scenario) {
         self.raze();
         (scenario.before)(self);
-        (scenario.change)(self);
         let _ = fs::remove_file(self.list());
     }
 
@@ -129,8 +145,8 @@ impl Site {
             let removed = if made.is_dir() { fs::remove_dir_all(&made) } else { fs::remove_file(&made) };
             removed.or_else(|error| if made.exists() { Err(error) } else { Ok(()) }).unwrap();
         }
-        for dir in ["service", "stage", "store", "srv/slug"] {
-            fs::create_dir_all(self.host.path(dir)).unwrap();
+        for dir in ["service", "stage", "store"] {
+            fs::create_dir(self.host.path(dir)).unwrap();
         }
         self.namespace.run(&["sh", "-c", "iptables -F; iptables -X; ip6tables -F; ip6tables -X"]);
         if let Some(consul) = &self.host.consul {
@@ -143,10 +159,33 @@ impl Site {
         self.supervisor = Some(Supervisor::start(self.host.path("service")));
     }
 
-    /// Puts the installs of `slug` in place.
+    /// Puts the installs in place that need no unpacking.
     pub(crate) fn installs(&self) {
-        let (from, to) = (self.host.path("installs"), self.host.path("srv/slug"));
+        let (from, to) = (self.host.path("installs"), self.host.path("srv"));
         assert!(Command::new("cp").arg("-al").arg(from).arg(to).status().unwrap().success());
+    }
+}
+
+/// Two versions of an app that is pp-setlive, which dies where `die_at` says.
+fn add_platform(host: &Host) {
+    let at = |path: &str| host.path(path).display().to_string();
+    let launch = format!(
+        "export PLATYPUS_STEPS={} PLATYPUS_DIE_AT=@{}\nbin=$(cd \"${{0%/*}}/..\" && pwd -P)\n\
+         exec \"$bin/pp-setlive\" --store {} --node web1 --runit {} --runit-stage {} --interval 0.5 \
+         --handover-timeout 20 --mark \"$DATA_DIR/passed/pp-setlive\" \"$@\"",
+        at("steps"),
+        at("die_at"),
+        host.store_url(),
+        at("service"),
+        at("stage"),
+    );
+    fs::copy(bin("pp-setlive"), host.path("pp-setlive")).unwrap();
+    for version in ["1", "2"] {
+        let bin = host.path(&format!("srv/platform/installs/platform_{version}/bin"));
+        fs::create_dir_all(bin.join("launch")).unwrap();
+        script(&bin.join("launch/pp-setlive"), &launch);
+        script(&bin.join("check"), "");
+        fs::hard_link(host.path("pp-setlive"), bin.join("pp-setlive")).unwrap();
     }
 }
 

@@ -56,7 +56,7 @@ impl Snapshot {
 fn is_kept(path: &Path) -> bool {
     let named = |name: &str| path.components().any(|part| part.as_os_str() == name);
     let logged = named("log") && !path.ends_with("log") && !path.ends_with("run");
-    !named("supervise") && !logged && !path.ends_with("bin/slug")
+    !named("supervise") && !logged && !path.ends_with("bin/slug") && !path.ends_with("bin/pp-setlive")
 }
 
 fn plain(path: &Path, entry: Entry) -> Entry {
@@ -74,8 +74,7 @@ fn without_times(text: String) -> String {
     fn clear(value: &mut Value) {
         match value {
             Value::Object(fields) => {
-                fields
-                    .retain(|field, _| !["at", "since", "rev", "log", "reported", "says_at"].contains(&field.as_str()));
+                fields.retain(|field, _| !["at", "since", "rev", "log", "pid", "program"].contains(&field.as_str()));
                 fields.values_mut().for_each(clear);
             }
             Value::Array(values) => values.iter_mut().for_each(clear),
