@@ -250,7 +250,7 @@ fn rules(site: &Site) -> Command {
 }
 
 fn filter(site: &Site) -> Command {
-    let mut iptables = site.namespace.command(bin("pp-iptables"));
+    let mut iptables = site.namespace().command(bin("pp-iptables"));
     iptables.arg("--store").arg(site.host.store_url()).args(["--node", "web1", "--apply", "--lock"]);
     iptables.arg(site.host.path("stage/lock")).current_dir(site.host.scratch.path());
     // Legacy iptables has one lock for all network namespaces.

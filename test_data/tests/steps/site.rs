@@ -1,5 +1,6 @@
 //! A host at one place, where scenarios are played one after the other, each as on a new host.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -15,7 +16,8 @@ use crate::supervisor::Supervisor;
 
 pub(crate) struct Site {
     supervisor: Option<Supervisor>,
-    pub(crate) namespace: Namespace,
+    /// Where a packet filter is, if one is changed.
+    namespace: OnceCell<Namespace>,
     pub(crate) host: Host,
 }
 
@@ -47,7 +49,7 @@ impl Site {
         script(&host.path("authority"), "rm -rf applied && cp -r ports.d applied");
         // As on a host on which nobody was yet, but for what needs no unpacking again and again.
         fs::rename(host.path("srv"), host.path("installs")).unwrap();
-        Self { supervisor: None, namespace: Namespace::new(&host.scratch), host }
+        Self { supervisor: None, namespace: OnceCell::new(), host }
     }
 
     /// What one round that nothing disturbs comes to, and makes of the host.
@@ -116,6 +118,17 @@ impl Site {
         panic!("after four more rounds it is not converged, but comes to {:?}:\n{said}", self.steps());
     }
 
+    pub(crate) fn namespace(&self) -> &Namespace {
+        self.namespace.get_or_init(|| Namespace::new(&self.host.scratch))
+    }
+
+    /// The rules of its packet filter.
+    pub(crate) fn filter(&self) -> String {
+        let save = |namespace: &Namespace| namespace.run(&["sh", "-c", "iptables-save; ip6tables-save"]);
+        let save = self.namespace.get().map(save).unwrap_or_default();
+        save.lines().filter(|line| line.starts_with("-A ")).collect::<Vec<_>>().join("\n")
+    }
+
     /// One pass that has to succeed.
     pub(crate) fn pass(&self, agent: Command) {
         let (status, log) = self.run(agent);
@@ -148,7 +161,7 @@ impl Site {
         for dir in ["service", "stage", "store"] {
             fs::create_dir(self.host.path(dir)).unwrap();
         }
-        self.namespace.run(&["sh", "-c", "iptables -F; iptables -X; ip6tables -F; ip6tables -X"]);
+        self.namespace.take();
         if let Some(consul) = &self.host.consul {
             consul.http("DELETE", "/v1/kv/?recurse", b"");
             let services = serde_json::from_str::<Value>(&consul.http("GET", "/v1/agent/services", b"").1).unwrap();

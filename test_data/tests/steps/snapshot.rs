@@ -32,9 +32,7 @@ impl Snapshot {
         for pid in ["pid", "child"] {
             health[pid] = Value::Null;
         }
-        let filter = site.namespace.run(&["sh", "-c", "iptables-save; ip6tables-save"]);
-        let rules = filter.lines().filter(|line| line.starts_with("-A "));
-        Self { files, processes, health, filter: rules.collect::<Vec<_>>().join("\n"), instances: instances(site) }
+        Self { files, processes, health, filter: site.filter(), instances: instances(site) }
     }
 
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
