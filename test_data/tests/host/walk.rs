@@ -1,44 +1,25 @@
 //! A finisher is killed at each of its steps, and finishes all the same.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::fs;
-use std::sync::Mutex;
-use std::thread;
 
 use fixtures::{SOON, eventually};
 
 use crate::hosts::EXITS;
 use crate::site::{Packed, Site};
 
-/// Where a finisher is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum On {
-    /// On its way to a version that works.
-    TheWay,
-    /// On its way to one that does not, and back.
-    TheWayBack,
-}
-
 /// A host on which versions of the platform are activated one after the other, and the finisher's steps are listed.
 struct Walk {
-    on: On,
     site: Site,
-    other: Packed,
-    bad: Packed,
     /// Each time with other settings, or there would be no file of them to write, and what has failed would not be tried.
-    times: Cell<u32>,
+    times: u32,
 }
 
 impl Walk {
-    fn new(on: On) -> Self {
+    fn new() -> Self {
         let site = Site::new();
         site.kickstart(&[]);
-        let repo = site.host.disk("mnt/repo");
-        let (other, bad) = (site.platform.successor(&repo), site.platform.with("pp-setlive", EXITS, &repo));
-        let walk = Self { on, site, other, bad, times: Cell::new(0) };
+        let walk = Self { site, times: 0 };
         walk.tell("PLATYPUS_STEPS", "/mnt/steps");
-        walk.goes_to(&walk.other, || {});
         walk
     }
 
@@ -47,84 +28,63 @@ impl Walk {
         fs::write(self.site.host.disk("srv/platypus/data/env").join(variable), value).unwrap();
     }
 
-    /// How often the finisher has come to each of its steps.
-    fn steps(&self) -> BTreeMap<String, usize> {
+    /// The finisher's steps, in the order in which it came to them.
+    fn steps(&self) -> Vec<String> {
         let steps = fs::read_to_string(self.site.host.disk("mnt/steps")).unwrap_or_default();
-        let mut counts = BTreeMap::new();
-        for step in steps.lines().filter_map(|line| line.strip_prefix("finisher:")) {
-            *counts.entry(step.to_owned()).or_default() += 1;
-        }
-        counts
+        steps.lines().filter_map(|line| line.strip_prefix("finisher:")).map(str::to_owned).collect()
     }
 
-    /// Activates a version, does something meanwhile, and waits until all is as it shall be.
-    #[track_caller]
-    fn goes_to(&self, platform: &Packed, meanwhile: impl FnOnce()) {
-        // What leads away from this version takes a bad one for bad after a second.
-        let seconds = if self.on == On::TheWay { 60.0 } else { 1.0 };
-        self.times.set(self.times.get() + 1);
+    /// From that version on one that does not work is taken for that after so many seconds.
+    fn activate(&mut self, platform: &Packed, patience: f64) {
+        self.times += 1;
         let _ = fs::remove_file(self.site.host.disk("mnt/steps"));
-        self.site.activate(&platform.version, seconds + f64::from(self.times.get()) / 1000.0);
-        meanwhile();
-        if platform.version == self.bad.version {
-            self.site.fails(platform);
-            self.site.is_on(&self.other);
-        } else {
-            self.site.is_on(platform);
-        }
+        self.site.activate(&platform.version, patience + f64::from(self.times) / 1000.0);
     }
 
+    /// Has the finisher die at each of these steps in turn, whenever it comes to it, until it is told the next.
     #[track_caller]
-    fn goes(&self, meanwhile: impl FnOnce()) {
-        let is_other = || self.site.record()["healthy"]["version"] == self.other.version.as_str();
-        match self.on {
-            On::TheWayBack => self.goes_to(&self.bad, meanwhile),
-            On::TheWay if is_other() => self.goes_to(&self.site.platform, meanwhile),
-            On::TheWay => self.goes_to(&self.other, meanwhile),
+    fn is_killed_at(&self, steps: &[String]) {
+        for step in steps {
+            let times = || self.steps().iter().filter(|it| *it == step).count();
+            let before = times();
+            self.tell("PLATYPUS_DIE_AT", &format!("finisher:{step}:1"));
+            eventually(&format!("the finisher comes to {step}"), SOON, || (times() > before).then_some(()));
         }
-    }
-
-    /// The finisher is killed when it comes to this step for the `k`th time.
-    #[track_caller]
-    fn is_killed(&self, step: &str, k: usize) {
-        self.tell("PLATYPUS_DIE_AT", &format!("finisher:{step}:{k}"));
-        self.goes(|| {
-            let came = || (self.steps().get(step).is_some_and(|times| *times >= k)).then_some(());
-            eventually(&format!("the finisher comes to {step} for the {k}th time"), SOON, came);
-            // Until now it is killed there again and again.
-            fs::remove_file(self.site.host.disk("srv/platypus/data/env/PLATYPUS_DIE_AT")).unwrap();
-        });
+        fs::remove_file(self.site.host.disk("srv/platypus/data/env/PLATYPUS_DIE_AT")).unwrap();
     }
 }
 
-/// On each of some hosts at the same time, which mostly wait: at the first of each step, or at the last.
-fn walk(on: On, hosts: usize) {
-    let first = Walk::new(on);
-    first.goes(|| {});
-    let steps = first.steps();
-    println!("the finisher's steps on {on:?}, and how often it comes to them: {steps:#?}");
-    assert!(steps.len() > 10, "{steps:?}");
-    let deaths = steps.into_iter().map(|(step, times)| (step, if on == On::TheWay { 1 } else { times }));
-    let left = Mutex::new(deaths.collect::<Vec<_>>());
-    let rest = |walk: &Walk| {
-        while let Some((step, k)) = { left.lock().unwrap().pop() } {
-            walk.is_killed(&step, k);
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..hosts {
-            scope.spawn(|| rest(&Walk::new(on)));
-        }
-        rest(&first);
-    });
+/// Each once, where it first stands.
+fn distinct(steps: &[String]) -> Vec<String> {
+    let first = |(at, step): &(usize, &String)| !steps[..*at].contains(step);
+    steps.iter().enumerate().filter(first).map(|(_, step)| step.clone()).collect()
 }
 
 #[test]
-fn a_finisher_that_is_killed_at_any_of_its_steps_finishes_all_the_same() {
-    walk(On::TheWay, 2);
-}
+fn a_finisher_that_is_killed_at_each_of_its_steps_finishes_all_the_same() {
+    let mut walk = Walk::new();
+    let repo = walk.site.host.disk("mnt/repo");
+    let (one, other) = (walk.site.platform.successor(&repo), walk.site.platform.successor(&repo));
+    walk.activate(&one, 60.0);
+    walk.site.is_on(&one);
+    let there = distinct(&walk.steps());
+    println!("on the way: {there:?}");
+    assert!(there.len() > 10);
+    walk.activate(&other, 1.0);
+    walk.is_killed_at(&there);
+    walk.site.is_on(&other);
 
-#[test]
-fn a_finisher_that_is_killed_on_its_way_back_comes_back() {
-    walk(On::TheWayBack, 2);
+    let bad = walk.site.platform.with("pp-setlive", EXITS, &repo);
+    walk.activate(&bad, 1.0);
+    walk.site.fails(&bad);
+    walk.site.is_on(&other);
+    let all = walk.steps();
+    // It has condemned the version once that is in the record.
+    let condemned = all.iter().position(|step| step == "rename record").unwrap();
+    let back = distinct(&all[condemned + 1..]);
+    println!("on the way back: {back:?}");
+    assert!(back.len() > 10);
+    walk.activate(&bad, 1.0);
+    walk.is_killed_at(&[&all[condemned..=condemned], &back[..]].concat());
+    walk.site.is_on(&other);
 }
