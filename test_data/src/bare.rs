@@ -26,7 +26,9 @@ impl BareHost {
         let scratch = Scratch::new();
         let dir = scratch.path().join("host");
         fs::create_dir_all(dir.join("mnt")).expect("it can be made");
-        Self { first: power_on(&dir), dir, scratch }
+        let host = Self { first: power_on(&dir), dir, scratch };
+        host.is_on();
+        host
     }
 
     /// Cuts the power, and gives it back: `/etc`, `/srv` and `/var` are as they were, and nothing runs.
@@ -37,6 +39,13 @@ impl BareHost {
         eventually("the host is off", SOON, || (!init.exists()).then_some(()));
         fs::remove_file(self.dir.join("init")).expect("it is there");
         self.first = power_on(&self.dir);
+        self.is_on();
+    }
+
+    #[track_caller]
+    fn is_on(&self) {
+        let is_on = || fs::read_to_string(self.dir.join("init")).is_ok_and(|init| init.ends_with('\n')).then_some(());
+        eventually("there is a host; this takes root, and iproute2", SOON, is_on);
     }
 
     /// Where one of its directories is on this machine: below `etc`, `mnt`, `srv` and `var`.
@@ -107,15 +116,12 @@ impl Drop for BareHost {
 }
 
 fn power_on(dir: &Path) -> Child {
-    let first = Command::new("unshare")
+    Command::new("unshare")
         .args(["--net", "--pid", "--mount", "--uts", "--ipc", "--fork", "--kill-child"])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/host/init"))
         .arg(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
-        .expect("unshare starts: util-linux is installed");
-    let is_on = || fs::read_to_string(dir.join("init")).is_ok_and(|init| init.ends_with('\n')).then_some(());
-    eventually("there is a host; this takes root, and iproute2", SOON, is_on);
-    first
+        .expect("unshare starts: util-linux is installed")
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::{Consul, Proxy, Repo, Runsvdir, Scratch, Slug, Tree, bin, eventually, free_port, http_get, tree_where};
+use crate::{
+    Behaviour, Consul, Proxy, Repo, Runsvdir, Scratch, Slug, Tree, bin, eventually, free_port, http_get, tree_where,
+};
 
 /// Longer than anything takes that is not stuck.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -50,6 +52,16 @@ impl Host {
     /// With a runsvdir, on a directory store.
     pub fn new() -> Self {
         Self::within(Scratch::new()).with_runsvdir()
+    }
+
+    /// With a runsvdir, on a directory store, and with that version of `slug` live.
+    pub fn running(version: &str) -> Self {
+        let host = Self::new();
+        host.install(&Slug::new(version, Behaviour::Good));
+        host.deploy_config(json!({}));
+        host.activate(version, json!({}));
+        host.converge();
+        host
     }
 
     /// With a runsvdir, on a real Consul.

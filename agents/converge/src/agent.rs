@@ -142,8 +142,8 @@ pub struct Task {
     pub host: Host,
     pub(crate) wanted: watch::Receiver<Wanted>,
     pub(crate) wake: Wake,
-    /// Where it is said that the attempt has looked.
-    pub(crate) looked: mpsc::UnboundedSender<AppName>,
+    /// See [`Task::looked`].
+    pub(crate) tell_looked: mpsc::UnboundedSender<AppName>,
 }
 
 /// What an attempt that ended waits for, if it said so.
@@ -186,19 +186,26 @@ impl Task {
 
     /// Waits for one of the `--parallel` places; held until it is dropped. Take it before the first change to the host.
     pub async fn permit(&self) -> OwnedSemaphorePermit {
-        self.tell_looked();
+        self.looked();
         self.host.permits.take(1).await
     }
 
     /// Waits until all of the `--parallel` places are free: while these are held, no other app is at work on.
     pub async fn all_permits(&self) -> OwnedSemaphorePermit {
-        self.tell_looked();
+        self.looked();
         self.host.permits.take(self.host.permits.all).await
     }
 
-    fn tell_looked(&self) {
+    /// As [`Task::all_permits`], if all are free now.
+    pub fn try_all_permits(&self) -> Option<OwnedSemaphorePermit> {
+        let Permits { free, all } = &self.host.permits;
+        free.clone().try_acquire_many_owned(*all).ok()
+    }
+
+    /// Says that the attempt has looked, and is about to do something: for whoever waits for the first pass.
+    pub fn looked(&self) {
         // Nobody listens in a single pass.
-        let _ = self.looked.send(self.app.clone());
+        let _ = self.tell_looked.send(self.app.clone());
     }
 }
 

@@ -36,7 +36,7 @@ pub use backoff::Backoff;
 pub use glance::Glance;
 pub use group::Group;
 pub use log::keep_aside;
-pub use mark::marked;
+pub use mark::Passed;
 pub use settings::parse;
 pub use step::{process_is, step};
 pub use watch::LONGEST_BACKOFF;
@@ -61,7 +61,11 @@ pub fn main<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> Exi
         Source::Store,
         || open(args),
         async |host| {
-            let mark = args.mark.as_deref().map(|path| Mark::new(path, &host.node, &args.store_name())).transpose()?;
+            let mark = args.mark.as_deref().and_then(|path| {
+                // It is for others: an agent does without.
+                let made = Mark::new(path, &host.node, &args.store_name());
+                made.inspect_err(|error| tracing::error!("{error:#}; no mark is left of the first pass")).ok()
+            });
             run(&args.run, &host, make, mark).await
         },
     )

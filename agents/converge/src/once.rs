@@ -135,7 +135,7 @@ async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> 
         }
         let wanted = watch::Sender::new(verdict.wanted()).subscribe();
         let looked = mpsc::unbounded_channel().0;
-        tasks.push(Task { app, host: host.clone(), wanted, wake: Wake::default(), looked });
+        tasks.push(Task { app, host: host.clone(), wanted, wake: Wake::default(), tell_looked: looked });
     }
     Ok(Round { intent: Rc::new(intent), tasks, settled, failed })
 }

@@ -209,7 +209,8 @@ impl<A: Agent> Schedule<A> {
             self.whole.reset();
         }
         let attempted = self.apps.iter().filter(|(_, slot)| slot.verdict != Verdict::Held);
-        self.first_pass.over(attempted.map(|(app, _)| app));
+        let named = self.intent.iter().flat_map(|intent| intent.apps.keys());
+        self.first_pass.over(named, attempted.map(|(app, _)| app));
         self.tell();
     }
 
@@ -261,7 +262,7 @@ impl<A: Agent> Schedule<A> {
                 let (host, wanted, wake) = (self.host.clone(), slot.wanted.subscribe(), slot.wake.clone());
                 // Without intent there is nothing to look at an app by.
                 let looked = self.intent.as_ref().map_or_else(|| mpsc::unbounded_channel().0, |_| self.looked.clone());
-                let task = Task { app: app.clone(), host, wanted, wake, looked: looked.clone() };
+                let task = Task { app: app.clone(), host, wanted, wake, tell_looked: looked.clone() };
                 let (app, agent) = (app.clone(), self.agent.clone());
                 self.running.spawn_local(async move {
                     let result = agent.converge(task).await;
@@ -532,7 +533,7 @@ pub(crate) mod tests {
         let text = marked(vec![("a", Step::Fail)], 1, vec![None, two()]).await.expect("also where something failed");
         let mark = serde_json::from_str::<serde_json::Value>(&text).unwrap();
         assert_eq!((mark["node"].as_str(), mark["store"].as_str()), (Some("web1"), Some("file:nowhere")));
-        assert_eq!(mark["pid"], std::process::id());
+        assert_eq!((&mark["pid"], &mark["apps"]), (&std::process::id().into(), &serde_json::json!(["a", "b", "c"])));
         assert!(marked(vec![], 0, vec![Some(intent(&[]))]).await.is_some());
         assert_eq!(marked(vec![], 0, vec![None]).await, None, "without a store there is no pass");
         assert_eq!(marked(vec![("a", Step::Hang)], 0, vec![two()]).await, None);

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use converge::{Host, Outcome, Source, Task, Wanted, blocking, effect};
 use store::AppName;
 use store::intent::App;
 use store::lease::Leases;
 use store::schema::Limits;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::decide::{Decision, Service};
 use crate::definition::Definition;
@@ -41,6 +41,7 @@ impl Act<'_> {
     pub(crate) async fn on(&mut self, decision: Decision, record: Option<Record>) -> Result<Next> {
         let app = self.app;
         debug!(%app, "decided: {decision:?}");
+        self.task.looked();
         match decision {
             Decision::Converged => return Ok(Next::Done(Outcome::Converged)),
             Decision::Wait(reason) => return Ok(Next::Done(Outcome::Waiting(reason))),
@@ -146,6 +147,15 @@ impl Act<'_> {
             return Ok(overtaken());
         }
         let Host { node, source, .. } = &self.task.host;
+        if record.as_ref().is_none_or(Record::is_empty) && !self.setlive.site.adopt {
+            // It has a record elsewhere, where somebody looks after it.
+            let strays = processes::strays(to.basedir.path(), &BTreeSet::new());
+            ensure!(
+                strays.is_empty(),
+                "it runs here already, as process {}, and no record here says so: end it, or give --adopt to have it ended",
+                strays[0].pid
+            );
+        }
         let record = record.unwrap_or_else(|| Record::new(node, *source, &to)).begun(&to);
         self.save(record.clone()).await?;
         let staged = self.stage(&to).await?;
@@ -197,7 +207,13 @@ impl Act<'_> {
     /// stop and healthy, since this agent ends on the way.
     async fn hand_over(&mut self, from: &Definition, to: &Definition, service: &str, record: Record) -> Result<Next> {
         let app = self.app;
-        let permits = self.task.all_permits().await;
+        let permits = match self.task.try_all_permits() {
+            Some(permits) => permits,
+            None => {
+                info!(%app, "Waiting until no other app is at work, to hand over to {}", to.version);
+                self.task.all_permits().await
+            }
+        };
         if let Some(waiting) = self.await_supervision(Some(&record)).await? {
             return Ok(Next::Done(waiting));
         }
@@ -241,16 +257,21 @@ impl Act<'_> {
         let (places, name) = (site.places.clone(), app.clone());
         blocking(move || places.link_finisher(&name)).await?;
         let dir = site.places.staged(&finisher(app));
-        if !site.control.is_supervised(&dir).await? {
-            // Then others need not wait for it either.
-            self.setlive.handing_over.take();
+        let is_supervised = site.control.is_supervised(&dir).await?;
+        let at_work = match site.control.observe(&dir)? {
+            Service::Running { .. } => true,
+            Service::Stopped => site.control.start(&dir).await?,
+            Service::Absent | Service::Unsupervised | Service::Failing => false,
+        };
+        // Meanwhile this agent, which is to end, begins nothing. But for one that does not get on nobody waits.
+        let held = self.setlive.handing_over.take();
+        self.setlive.handing_over.replace(at_work.then(|| held.or_else(|| self.task.try_all_permits())).flatten());
+        if !is_supervised {
             return Ok(Next::Done(self.no_runsvdir()));
         }
-        if site.control.observe(&dir)? == Service::Stopped {
-            site.control.start(&dir).await?;
-        }
         let log = from.log_dir(&finisher(app)).join("current");
-        let waiting = format!("for the finisher, which leads to {}; see {}", to.version, log.display());
+        let keeps = if at_work { "leads" } else { "keeps dying, and leads" };
+        let waiting = format!("for the finisher, which {keeps} to {}; see {}", to.version, log.display());
         Ok(Next::Done(Outcome::Waiting(waiting)))
     }
 
@@ -291,18 +312,9 @@ impl Act<'_> {
         }
     }
 
-    /// Notes that `to` is not to be had, with the last lines that it logged.
-    async fn failed(&self, to: &Definition, mut record: Record, reason: String, logs: &Logs) -> Result<Next> {
-        let app = self.app;
-        warn!(%app, "{} failed: {reason}", to.version);
-        let log = logs.last_lines();
-        for line in &log {
-            warn!(%app, "| {line}");
-        }
-        let (version, health) = (to.version.clone(), to.health.clone());
-        let failure = Failure { version, reason, log, health, is_published: false };
-        record.failed.insert(to.digest(), failure);
-        self.save(record).await?;
+    /// Notes that `to` is not to be had.
+    async fn failed(&self, to: &Definition, record: Record, reason: String, logs: &Logs) -> Result<Next> {
+        self.save(record.condemned(self.app, to, reason, logs.last_lines())).await?;
         Ok(Next::Look)
     }
 

@@ -92,7 +92,7 @@ impl<'a> Attempt<'a> {
                 let (to, change) = (&store, (&leases, &read.expected));
                 effect::set_leases("set leases", to, app, &cluster, change).await.map(drop)
             }
-            Step::Note(record) => return self.save(*record).await.map(|()| None),
+            Step::Note(record) => return self.setlive.site.records.note(app, *record).await.map(|()| None),
             Step::NoteAsked(cluster) => {
                 let new = || match goal {
                     Goal::Run(wanted) => Ok(Record::new(&node, self.task.host.source, wanted)),
@@ -100,7 +100,7 @@ impl<'a> Attempt<'a> {
                 };
                 let mut record = seen.record.map_or_else(new, Ok)?;
                 record.asked.insert(cluster);
-                return self.save(record).await.map(|()| None);
+                return self.setlive.site.records.note(app, record).await.map(|()| None);
             }
             Step::Register => {
                 self.told.own = None;
@@ -168,11 +168,6 @@ impl<'a> Attempt<'a> {
             self.away = Some(error);
         }
         Ok(None)
-    }
-
-    async fn save(&self, record: Record) -> Result<()> {
-        let (records, app) = (self.setlive.site.records.clone(), self.app.clone());
-        converge::blocking(move || records.save(&app, &record)).await
     }
 
     async fn ask(&mut self, question: Question, seen: &Seen) -> Result<()> {

@@ -144,14 +144,13 @@ pub(crate) fn decide(goal: &Goal, seen: &Seen) -> Decision {
     if let Some(decision) = of_another(goal, seen) {
         return decision;
     }
+    if let Some(decision) = under_way(goal, seen) {
+        return decision;
+    }
     if let Some(reason) = in_the_way(goal, seen) {
         return Decision::Refuse(reason);
     }
-    match (under_way(goal, seen), &seen.part) {
-        (Some(decision), _) => decision,
-        (None, Part::None) => whole(goal, seen),
-        (None, part) => as_part(part, whole(goal, seen), seen),
-    }
+    as_part(whole(goal, seen), seen)
 }
 
 /// What a finisher was begun for is finished, whatever else is wanted by now; unless somebody from outside takes all of it
@@ -163,41 +162,69 @@ fn under_way(goal: &Goal, seen: &Seen) -> Option<Decision> {
 }
 
 /// What was decided, as far as one may do it who ends with the app: nobody would be left to start the next version.
-fn as_part(part: &Part, decision: Decision, seen: &Seen) -> Decision {
-    let refuse = |reason: String| Decision::Refuse(format!("this agent is of that app itself, {reason}"));
-    let service = match part {
-        Part::Service(service) => service,
-        Part::None => return decision,
-        Part::Program if matches!(decision, Decision::Replace { .. }) => {
-            return refuse(
-                "and was started by hand: leave it to the app's own service, or take another copy".to_owned(),
-            );
+fn as_part(decision: Decision, seen: &Seen) -> Decision {
+    match (&seen.part, decision) {
+        (Part::None, decision) => decision,
+        (Part::Program | Part::Service(_), Decision::Remove { .. }) => {
+            refuse_as_part("and does not end it: kickstart/host --remove takes the platform off a host")
         }
-        Part::Program => "",
-    };
-    match decision {
-        Decision::Remove { .. } => {
-            refuse("and does not end it: kickstart/host --remove takes the platform off a host".to_owned())
-        }
-        Decision::Replace { to, permission, .. } => {
-            let record = seen.record.as_ref();
-            let on_disk = |definition: &&Definition| seen.on_disk.contains(&definition.digest());
-            let begun = record.and_then(|record| record.converging.as_ref()).filter(on_disk);
-            let healthy = record.and_then(|record| record.healthy.as_ref()).filter(on_disk);
-            match (healthy, begun) {
-                _ if !to.entries.contains_key(service) => {
-                    refuse(format!("and {} has no {service}, which would go on from there", to.version))
-                }
-                (Some(from), _) => {
-                    Decision::HandOver { from: from.clone(), to, permission, service: service.to_owned() }
-                }
-                // Somebody else has brought it so far that this agent runs from it.
-                (None, Some(begun)) if !has_failed(begun, seen) => Decision::AwaitHealth(begun.clone()),
-                (None, _) => refuse("and there is no healthy version to come back to".to_owned()),
-            }
-        }
-        decision => decision,
+        (Part::Program, Decision::Replace { .. }) => refuse_as_part(
+            "and was started by hand: leave it to the app's own service, or take another copy of the program",
+        ),
+        (Part::Service(service), Decision::Replace { to, permission, .. }) => hand_over(service, to, permission, seen),
+        (Part::Program | Part::Service(_), decision) => decision,
     }
+}
+
+fn refuse_as_part(reason: &str) -> Decision {
+    Decision::Refuse(format!("this agent is of that app itself, {reason}"))
+}
+
+fn hand_over(service: &str, to: Definition, permission: Permission, seen: &Seen) -> Decision {
+    let record = seen.record.as_ref();
+    let (healthy, begun) =
+        (record.and_then(|record| record.healthy.as_ref()), record.and_then(|record| record.converging.as_ref()));
+    let on_disk = |definition: &Definition| seen.on_disk.contains(&definition.digest());
+    match (healthy, begun) {
+        (Some(from), _) if on_disk(from) => match unfit(service, from, &to, seen) {
+            Some(reason) => refuse_as_part(&reason),
+            None => Decision::HandOver { from: from.clone(), to, permission, service: service.to_owned() },
+        },
+        // Somebody else has brought it so far that this agent runs from it.
+        (_, Some(begun)) if on_disk(begun) && !has_failed(begun, seen) => Decision::AwaitHealth(begun.clone()),
+        // Its files were changed, or an older agent has written them.
+        (Some(from), None) => Decision::Repair(from.clone()),
+        (None, _) | (Some(_), Some(_)) => refuse_as_part(
+            "and no version is there to come back to: kickstart/host --remove, then kickstart/host again",
+        ),
+    }
+}
+
+/// Why nobody can be handed over to.
+fn unfit(service: &str, from: &Definition, to: &Definition, seen: &Seen) -> Option<String> {
+    let by_kickstart =
+        |what: &str| format!("and {what}: kickstart/host --remove, then kickstart/host again, does that");
+    let moves = ["runit", "runit-stage"].into_iter().find(|name| setting(from, name) != setting(to, name));
+    let finishers = |definition: &Definition| definition.services().any(|service| service.ends_with("@finish"));
+    if !seen.installed.contains(&from.digest()) {
+        Some(format!("and the install of {} is gone, to which to come back", from.version))
+    } else if !to.entries.contains_key(service) {
+        Some(format!("and {} has no {service}, which would go on from there", to.version))
+    } else if from.basedir != to.basedir {
+        Some(by_kickstart("does not move to another basedir"))
+    } else if let Some(name) = moves {
+        Some(by_kickstart(&format!("does not find what runs here with another {name}")))
+    } else if finishers(from) || finishers(to) {
+        Some("and its bin/launch/finish has the name of what finishes the hand-over".to_owned())
+    } else {
+        None
+    }
+}
+
+/// One of this agent's flags, as `--settings` has it in an app's `user_config`.
+fn setting<'a>(of: &'a Definition, name: &str) -> Option<&'a serde_json::Value> {
+    let own = of.user_config.get("pp-setlive").and_then(|own| own.get(name));
+    own.or_else(|| of.user_config.get(name))
 }
 
 fn whole(goal: &Goal, seen: &Seen) -> Decision {

@@ -411,30 +411,27 @@ impl Site {
         let is_goal = |definition: &Definition| matches!(goal, Goal::Run(wanted) if wanted == definition);
         let installed = digests(&|definition| is_goal(definition) || definition.install(app).is_dir());
         let owner = record.as_ref().map_or(Owner::Us, |record| self.owner(record));
-        let part = self.part(app, record.as_ref(), &services);
+        let part = self.part(app, &definitions, &services);
         Ok(Seen { services, on_disk, installed, owner, alone: self.alone, adopt: self.adopt, part, record })
     }
 
     /// What this agent is in the app.
-    fn part(&self, app: &AppName, record: Option<&Record>, services: &BTreeMap<String, Service>) -> Part {
-        let Some(program) = &self.program else { return Part::None };
-        let is_of = |definition: &&Definition| {
+    fn part(&self, app: &AppName, definitions: &[&Definition], services: &BTreeMap<String, Service>) -> Part {
+        let us = Service::Running { pid: std::process::id().cast_signed() };
+        let finisher = record::finisher(app);
+        if let Some((service, _)) = services.iter().find(|(name, service)| **service == us && **name != finisher) {
+            return Part::Service(service.clone());
+        }
+        let is_of = |program: &Path, definition: &Definition| {
             let install = definition.install(app);
-            // It is seldom, and what is no link takes no look at the disk.
+            // It is seldom, and what the names tell takes no look at the disk.
             program.ancestors().any(|dir| dir.file_name() == install.file_name())
                 && fs::canonicalize(install).is_ok_and(|install| program.starts_with(install))
         };
-        let mut recorded = record.into_iter().flat_map(|record| record.healthy.iter().chain(&record.converging));
-        if recorded.find(is_of).is_none() {
-            return Part::None;
+        match &self.program {
+            Some(program) if definitions.iter().any(|definition| is_of(program, definition)) => Part::Program,
+            Some(_) | None => Part::None,
         }
-        let is_us = |service: &Service| match service {
-            Service::Running { pid } => fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == *program),
-            Service::Absent | Service::Unsupervised | Service::Stopped | Service::Failing => false,
-        };
-        let finisher = record::finisher(app);
-        let mut ours = services.iter().filter(|(name, _)| **name != finisher);
-        ours.find(|(_, service)| is_us(service)).map_or(Part::Program, |(name, _)| Part::Service(name.clone()))
     }
 
     fn service(&self, service: &str) -> Result<Service> {

@@ -67,13 +67,9 @@ pub(crate) fn any(mut is_one: impl FnMut(&Process) -> bool) -> bool {
 /// Such a process is known by the `CONFIG_PATH` that it was started with, and by running in or out of an install of the
 /// app. What an app starts for good, say another service of the host, runs elsewhere, and is not touched.
 pub(crate) async fn end_strays(app: &AppName, basedir: &Path, running: &BTreeSet<i32>) -> Result<()> {
-    let is_stray = |process: &Process| {
-        !process.is_dead && is_of(process.pid, basedir) && !descends(process.pid.as_raw_nonzero().get(), running)
-    };
-    let strays = || all().filter(is_stray);
     let none_left = || {
         let mut left = false;
-        for process in strays() {
+        for process in strays(basedir, running) {
             left = true;
             tracing::warn!(%app, "killing process {}, which it left behind", process.pid);
             // That it is gone by now is fine, and what cannot be killed is found again.
@@ -84,6 +80,14 @@ pub(crate) async fn end_strays(app: &AppName, basedir: &Path, running: &BTreeSet
     let gone = until(Duration::from_secs(5), none_left).await?;
     ensure!(gone, "processes of {} are left and cannot be killed", basedir.display());
     Ok(())
+}
+
+/// What [`end_strays`] ends.
+pub(crate) fn strays(basedir: &Path, running: &BTreeSet<i32>) -> Vec<Process> {
+    let is_stray = |process: &Process| {
+        !process.is_dead && is_of(process.pid, basedir) && !descends(process.pid.as_raw_nonzero().get(), running)
+    };
+    all().filter(is_stray).collect()
 }
 
 /// Whether `pid` is one of `ancestors` or a descendant of one.

@@ -9,11 +9,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use converge::Source;
 use converge::files::{self, Lock};
+use converge::{Source, blocking};
 use serde::{Deserialize, Serialize};
 use store::schema::{BaseDir, Health};
 use store::{AppName, ClusterName, NodeName, Version};
+use tracing::warn;
 
 use crate::definition::{Definition, Digest, check_name};
 
@@ -123,6 +124,18 @@ impl Record {
         self
     }
 
+    /// The record once it is known that `to` is not to be had, and what it logged last; says so.
+    #[must_use]
+    pub(crate) fn condemned(mut self, app: &AppName, to: &Definition, reason: String, log: Vec<String>) -> Self {
+        warn!(%app, "{} failed: {reason}", to.version);
+        for line in &log {
+            warn!(%app, "| {line}");
+        }
+        let (version, health) = (to.version.clone(), to.health.clone());
+        self.failed.insert(to.digest(), Failure { version, reason, log, health, is_published: false });
+        self
+    }
+
     /// The record once nothing runs any more.
     #[must_use]
     pub(crate) fn emptied(mut self) -> Self {
@@ -202,6 +215,12 @@ impl Records {
         // Only the agent's user reads it: a user_config may hold what others must not see.
         files::write("record", &self.path(app), &json, 0o600)?;
         Ok(())
+    }
+
+    /// As [`Records::save`], on a thread of its own.
+    pub(crate) async fn note(&self, app: &AppName, record: Record) -> Result<()> {
+        let (records, app) = (self.clone(), app.clone());
+        blocking(move || records.save(&app, &record)).await
     }
 
     pub(crate) fn remove(&self, app: &AppName) -> Result<()> {

@@ -101,6 +101,7 @@ impl Places {
     /// Writes what the app's finisher is started by, as `service` of `from` is.
     pub(crate) fn write_finisher(&self, app: &AppName, from: &Definition, service: &str) -> Result<()> {
         let entry = from.entries.get(service).with_context(|| format!("{} has no {service}", from.version))?;
+        files::write("configuration", &from.config_path(), config_text(from).as_bytes(), 0o644)?;
         let finisher = finisher(app);
         files::directory("directory of the finisher's logs", &from.log_dir(&finisher))?;
         files::directory("finisher", &self.staged(&finisher).join("log"))?;
@@ -145,7 +146,7 @@ impl Places {
         let config = Owned::File {
             what: "configuration",
             path: definition.config_path(),
-            text: serde_json::to_string(&definition.user_config).expect("its keys are strings"),
+            text: config_text(definition),
             mode: 0o644,
         };
         let mut owned = vec![config];
@@ -225,6 +226,10 @@ fn run_commands(app: &AppName, definition: &Definition, entry: &str) -> String {
         quoted(&definition.data_dir()),
         quoted(&install.join(entry)),
     )
+}
+
+fn config_text(definition: &Definition) -> String {
+    serde_json::to_string(&definition.user_config).expect("its keys are strings")
 }
 
 fn log_commands(definition: &Definition, service: &str) -> String {

@@ -4,21 +4,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use fixtures::{Behaviour, Host, SOON, Slug, eventually, free_port, http_get, pass};
+use fixtures::{Behaviour, Host, SOON, Slug, bin, eventually, free_port, http_get, pass, script};
 use serde_json::json;
-
-fn live() -> Host {
-    let host = Host::new();
-    host.install(&Slug::new("1", Behaviour::Good));
-    host.deploy_config(json!({}));
-    host.activate("1", json!({}));
-    host.converge();
-    host
-}
 
 #[test]
 fn no_active_version_stops_the_app_and_removes_its_services() {
-    let host = live();
+    let host = Host::running("1");
     host.put("clusters/slug/dev/config", &json!({"versions": {"1": "prep"}}));
     host.converge();
     assert_eq!(http_get(host.port, "/"), None);
@@ -33,7 +24,7 @@ fn no_active_version_stops_the_app_and_removes_its_services() {
 
 #[test]
 fn an_app_that_left_its_node_is_stopped_and_one_whose_cluster_is_lost_too_is_held() {
-    let host = live();
+    let host = Host::running("1");
     let pid = host.pid();
     let config = fs::read_to_string(host.path("store/clusters/slug/dev/config.json")).unwrap();
     host.delete("nodes/web1/slug");
@@ -51,7 +42,7 @@ fn an_app_that_left_its_node_is_stopped_and_one_whose_cluster_is_lost_too_is_hel
 
 #[test]
 fn an_invalid_document_a_lost_store_and_a_hold_leave_everything_as_it_is() {
-    let host = live();
+    let host = Host::running("1");
     let pid = host.pid();
     let config = "clusters/slug/dev/config";
     for document in
@@ -76,7 +67,7 @@ fn an_invalid_document_a_lost_store_and_a_hold_leave_everything_as_it_is() {
 
 #[test]
 fn a_reason_to_hold_is_said_once_and_not_each_time() {
-    let host = live();
+    let host = Host::running("1");
     let pid = host.pid();
     let mut setlive = host.setlive();
     setlive.args(["--interval", "0.05"]);
@@ -101,7 +92,7 @@ fn a_reason_to_hold_is_said_once_and_not_each_time() {
 
 #[test]
 fn drift_is_put_right_and_only_what_is_down_is_started() {
-    let host = live();
+    let host = Host::running("1");
     let pid = host.pid();
     let run = fs::read_to_string(host.path("stage/slug/run")).unwrap();
     fs::write(host.path("stage/slug/run"), "#!/bin/sh\nexec sleep 1000\n").unwrap();
@@ -173,7 +164,7 @@ fn an_app_that_hangs_in_its_stop_delays_no_other() {
 
 #[test]
 fn a_signal_ends_the_agent_at_once_while_it_waits_for_health() {
-    let host = live();
+    let host = Host::running("1");
     host.install(&Slug::new("2", Behaviour::NeverHealthy));
     let agent = host.watch(host.setlive());
     let health = json!({"http": {"port": host.port, "path": "/health"}, "deadline_seconds": 600});
@@ -189,7 +180,7 @@ fn a_signal_ends_the_agent_at_once_while_it_waits_for_health() {
 
 #[test]
 fn what_a_killed_agent_had_begun_is_finished_also_without_a_store() {
-    let host = live();
+    let host = Host::running("1");
     // As a kill between stop and start leaves it.
     let mut record = host.record();
     record["converging"] = record["healthy"].clone();
@@ -236,7 +227,7 @@ fn what_is_not_ours_is_not_touched_unless_it_is_adopted() {
 
 #[test]
 fn a_version_that_is_not_prepared_is_waited_for_and_what_runs_goes_on() {
-    let host = live();
+    let host = Host::running("1");
     let agent = host.watch(host.setlive());
     host.activate("2", json!({}));
     agent.says("slug: waiting: 2 is not prepared yet");
@@ -248,7 +239,7 @@ fn a_version_that_is_not_prepared_is_waited_for_and_what_runs_goes_on() {
 
 #[test]
 fn a_plan_says_what_would_be_done_and_changes_nothing() {
-    let host = live();
+    let host = Host::running("1");
     host.install(&Slug::new("2", Behaviour::Good));
     host.activate("2", json!({}));
     let before = host.everything();
@@ -314,4 +305,32 @@ ln -sfn "$s/slug" "$d/slug"
     let pass = pass(host.setlive().arg("--once").arg("--servicebuilder").arg(&builder));
     assert!(pass.ok, "{}", pass.log);
     host.serves("1");
+}
+
+#[test]
+fn an_app_that_does_not_get_up_again_keeps_the_agent_from_no_mark() {
+    let host = Host::running("1");
+    let patient = json!({"http": {"port": host.port, "path": "/health"}, "deadline_seconds": 600});
+    host.activate("1", json!({"health": patient}));
+    host.converge();
+    script(&host.path("srv/slug/installs/slug_1/bin/launch"), "exit 1");
+    assert!(Command::new("kill").args(["-9", &host.pid().to_string()]).status().unwrap().success());
+    let mut setlive = host.setlive();
+    setlive.arg("--mark").arg(host.path("passed/pp-setlive"));
+    let agent = host.watch(setlive);
+    let mark = eventually("the mark is left", SOON, || fs::read_to_string(host.path("passed/pp-setlive")).ok());
+    assert!(mark.contains(r#""apps":["slug"]"#), "{mark}");
+    agent.stop();
+}
+
+#[test]
+fn what_runs_by_another_agents_record_is_not_ended() {
+    let host = Host::running("1");
+    let pid = host.pid();
+    let mut elsewhere = Command::new(bin("pp-setlive"));
+    elsewhere.args(["--once", "--node", "web1", "--store", &host.store_url()]);
+    elsewhere.arg("--runit").arg(host.path("elsewhere/service")).arg("--runit-stage").arg(host.path("elsewhere/stage"));
+    let refused = pass(&mut elsewhere);
+    assert!(!refused.ok && refused.log.contains("slug: it runs here already, as process"), "{}", refused.log);
+    assert_eq!(host.pid(), pid);
 }

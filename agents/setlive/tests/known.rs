@@ -3,16 +3,11 @@
 use std::fs::{self, File};
 use std::io::Write;
 
-use fixtures::{Behaviour, Host, Slug, differences};
-use serde_json::json;
+use fixtures::{Host, differences};
 
 #[test]
 fn what_was_edited_without_leaving_a_trace_is_repaired_and_a_further_pass_changes_nothing() {
-    let host = Host::new();
-    host.deploy_config(json!({}));
-    host.install(&Slug::new("1", Behaviour::Good));
-    host.activate("1", json!({}));
-    host.converge();
+    let host = Host::running("1");
     let pid = host.serves("1")["pid"].as_i64().unwrap();
     let known = host.path("stage/.platypus/.known");
     let note = fs::read_to_string(&known).unwrap();

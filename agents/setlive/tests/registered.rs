@@ -7,13 +7,8 @@ use fixtures::{Behaviour, Host, SOON, Slug, bin, eventually, pass, script};
 use serde_json::{Value, json};
 
 fn live() -> Host {
-    let host = Host::new();
-    for version in ["1", "2"] {
-        host.install(&Slug::new(version, Behaviour::Good));
-    }
-    host.deploy_config(json!({}));
-    host.activate("1", json!({}));
-    host.converge();
+    let host = Host::running("1");
+    host.install(&Slug::new("2", Behaviour::Good));
     host
 }
 

@@ -8,12 +8,8 @@ use serde_json::json;
 
 #[test]
 fn the_active_version_is_run_then_replaced_and_a_further_pass_changes_nothing() {
-    let host = Host::new();
-    host.deploy_config(json!({}));
-    host.install(&Slug::new("0.1", Behaviour::Good));
+    let host = Host::running("0.1");
     host.install(&Slug::new("0.2", Behaviour::Good));
-    host.activate("0.1", json!({}));
-    host.converge();
     host.serves("0.1");
     assert_eq!(host.current().to_str(), Some("installs/slug_0.1"));
 
@@ -33,13 +29,9 @@ fn the_active_version_is_run_then_replaced_and_a_further_pass_changes_nothing() 
 
 #[test]
 fn a_version_that_is_not_healthy_in_time_gives_way_to_the_last_healthy_one_and_is_not_tried_again() {
-    let host = Host::new();
-    host.deploy_config(json!({}));
-    for (version, behaviour) in [("1", Behaviour::Good), ("2", Behaviour::NeverHealthy), ("3", Behaviour::Good)] {
-        host.install(&Slug::new(version, behaviour));
-    }
-    host.activate("1", json!({}));
-    host.converge();
+    let host = Host::running("1");
+    host.install(&Slug::new("2", Behaviour::NeverHealthy));
+    host.install(&Slug::new("3", Behaviour::Good));
     host.activate("2", json!({}));
     let pass = host.once();
     assert!(!pass.ok);
@@ -91,12 +83,8 @@ fn a_version_that_keeps_dying_is_not_healthy_although_it_is_up_now_and_then() {
 
 #[test]
 fn a_version_with_other_services_takes_the_old_ones_place_and_the_old_ones_go() {
-    let host = Host::new();
-    host.deploy_config(json!({}));
-    host.install(&Slug::new("1", Behaviour::Good));
+    let host = Host::running("1");
     host.install(&Slug::new("2", Behaviour::TwoServices));
-    host.activate("1", json!({}));
-    host.converge();
     host.activate("2", json!({}));
     host.converge();
     host.serves("2");
@@ -171,11 +159,7 @@ fn the_agents_token_is_not_the_apps() {
 
 #[test]
 fn only_inputs_restart_an_app() {
-    let host = Host::new();
-    host.deploy_config(json!({}));
-    host.install(&Slug::new("1", Behaviour::Good));
-    host.activate("1", json!({}));
-    host.converge();
+    let host = Host::running("1");
     let pid = host.pid();
     let health = json!({"tcp": {"port": host.port}});
     host.activate("1", json!({"min_nodes": 3, "stop_seconds": 5, "health": health}));
@@ -192,11 +176,7 @@ fn only_inputs_restart_an_app() {
 
 #[test]
 fn a_configuration_that_fails_gives_way_to_the_one_before() {
-    let host = Host::new();
-    host.deploy_config(json!({}));
-    host.install(&Slug::new("1", Behaviour::Good));
-    host.activate("1", json!({}));
-    host.converge();
+    let host = Host::running("1");
     let elsewhere = fixtures::free_port();
     host.activate("1", json!({"user_config": {"port": elsewhere}}));
     let pass = host.once();
@@ -224,13 +204,9 @@ fn a_script_is_a_check_and_runs_as_the_apps_user() {
 
 #[test]
 fn the_last_healthy_version_keeps_a_link_also_when_one_is_given_up_on_the_way() {
-    let host = Host::new();
-    host.deploy_config(json!({}));
-    for (version, behaviour) in [("1", Behaviour::Good), ("2", Behaviour::NeverHealthy), ("3", Behaviour::Good)] {
-        host.install(&Slug::new(version, behaviour));
-    }
-    host.activate("1", json!({}));
-    host.converge();
+    let host = Host::running("1");
+    host.install(&Slug::new("2", Behaviour::NeverHealthy));
+    host.install(&Slug::new("3", Behaviour::Good));
     let patient = json!({"port": host.port, "path": "/health"});
     host.activate("2", json!({"health": {"http": patient, "deadline_seconds": 600}}));
     let agent = host.watch(host.setlive());
@@ -249,12 +225,8 @@ fn the_last_healthy_version_keeps_a_link_also_when_one_is_given_up_on_the_way() 
 
 #[test]
 fn an_agent_does_not_stop_the_app_that_it_is_of() {
-    let host = Host::new();
-    host.deploy_config(json!({}));
-    host.install(&Slug::new("1", Behaviour::Good));
+    let host = Host::running("1");
     host.install(&Slug::new("2", Behaviour::Good));
-    host.activate("1", json!({}));
-    host.converge();
     let pid = host.pid();
     let own = host.path("srv/slug/installs/slug_1/bin/pp-setlive");
     assert!(Command::new("cp").arg(bin("pp-setlive")).arg(&own).status().unwrap().success());

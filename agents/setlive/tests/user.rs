@@ -108,11 +108,7 @@ fn two_apps_of_one_user_make_it_once() {
 #[test]
 fn a_user_that_cannot_be_made_is_refused_before_anything_stops() {
     let user = Absent::new("group");
-    let host = Host::new();
-    host.deploy_config(json!({}));
-    host.install(&Slug::new("1", Behaviour::Good));
-    host.activate("1", json!({}));
-    host.converge();
+    let host = Host::running("1");
     let pid = host.pid();
     // To put the app into a group that is there would give it rights that nobody spoke of.
     assert!(Command::new("groupadd").args(["--system", &user.0]).status().unwrap().success());
@@ -179,11 +175,7 @@ fn what_stands_where_the_data_belongs_is_refused_before_anything_starts_and_what
 
 #[test]
 fn an_app_that_runs_without_a_directory_of_its_own_gets_one_and_is_not_restarted_for_it() {
-    let host = Host::new();
-    host.deploy_config(json!({}));
-    host.install(&Slug::new("1", Behaviour::Good));
-    host.activate("1", json!({}));
-    host.converge();
+    let host = Host::running("1");
     let pid = host.pid();
     // As an agent left it that knew of no such thing.
     let run = fs::read_to_string(host.path("stage/slug/run")).unwrap();

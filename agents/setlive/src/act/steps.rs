@@ -22,8 +22,7 @@ use crate::service::Staged;
 
 impl Act<'_> {
     pub(super) async fn save(&self, record: Record) -> Result<()> {
-        let (records, app) = (self.setlive.site.records.clone(), self.app.clone());
-        blocking(move || records.save(&app, &record)).await
+        self.setlive.site.records.note(self.app, record).await
     }
 
     pub(super) async fn stage(&self, to: &Definition) -> Result<Staged> {

@@ -502,6 +502,23 @@ fn the_app_that_the_agent_is_of_is_handed_over_and_never_stopped() {
     refused(&want("2"), by_hand(running()), "was started by hand");
     let another = Seen { part: Part::Service("slug@agent".to_owned()), ..running() };
     refused(&want("2"), another, "2 has no slug@agent");
+    let drifted = || seen(Some(record(Some("1"), None)), UP, "");
+    assert_eq!(decide(&want("2"), &ours(drifted())), Decision::Repair(definition("1")));
+
+    let unfit = |change: &dyn Fn(&mut Definition), says: &str| {
+        let mut to = definition("2");
+        change(&mut to);
+        let mut seen = ours(running());
+        seen.services.insert("slug@finish".to_owned(), Service::Absent);
+        refused(&Goal::Run(to), seen, says);
+    };
+    unfit(&|to| to.basedir = "/srv/elsewhere".to_owned().try_into().unwrap(), "another basedir");
+    unfit(&|to| drop(to.user_config.insert("runit".to_owned(), "/x".into())), "another runit:");
+    let own = serde_json::json!({"runit-stage": "/x"});
+    unfit(&|to| drop(to.user_config.insert("pp-setlive".to_owned(), own.clone())), "another runit-stage:");
+    unfit(&|to| drop(to.entries.insert("slug@finish".to_owned(), String::new())), "bin/launch/finish");
+    let nowhere_back = Seen { installed: [definition("2").digest()].into(), ..running() };
+    refused(&want("2"), ours(nowhere_back), "the install of 1 is gone");
 }
 
 #[test]
