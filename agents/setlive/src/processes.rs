@@ -21,7 +21,8 @@ use crate::runit::until;
 pub(crate) struct Process {
     pub(crate) pid: Pid,
     pub(crate) parent: i32,
-    pub(crate) group: Pid,
+    /// `None` where it is none of ours: outside of these namespaces, or of what is about to be gone.
+    pub(crate) group: Option<Pid>,
     /// It has ended, and nobody has waited for it.
     pub(crate) is_dead: bool,
 }
@@ -34,11 +35,11 @@ impl Process {
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
         let state = fields.next()?;
         let parent = fields.next()?.parse().ok()?;
-        let group = fields.next()?.parse().ok()?;
+        let group = fields.next()?.parse::<i32>().ok()?;
         Some(Self {
             pid: Pid::from_raw(pid)?,
             parent,
-            group: Pid::from_raw(group)?,
+            group: (group > 0).then(|| Pid::from_raw(group)).flatten(),
             is_dead: matches!(state, "Z" | "X"),
         })
     }

@@ -206,7 +206,7 @@ async fn end(
     let is_empty = || match effect::kill_group("what is left of a service", group) {
         Err(Errno::SRCH) => Ok(true),
         // The dead that nobody has waited for yet can be signalled too.
-        Ok(()) | Err(Errno::PERM) => Ok(!processes::any(|process| process.group == group && !process.is_dead)),
+        Ok(()) | Err(Errno::PERM) => Ok(!processes::any(|process| process.group == Some(group) && !process.is_dead)),
         Err(error) => Err(error).with_context(|| format!("killing what {} left behind", dir.display())),
     };
     let empty = until(RUNSV_ANSWERS, is_empty).await?;
@@ -217,7 +217,7 @@ async fn end(
 /// The process group that `pid` leads, if it leads one: only then is the group the service's own.
 fn own_group(pid: i32) -> Option<Pid> {
     let process = processes::Process::of(pid)?;
-    (process.group == process.pid).then_some(process.group)
+    process.group.filter(|group| *group == process.pid)
 }
 
 /// Asks until the answer is yes, ever less often; false when `patience` ends first.
