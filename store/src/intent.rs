@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
 use crate::document::{Documents, Prefix, Token, in_a_line, look_up};
@@ -16,7 +17,12 @@ use crate::schema::{
     ArtifactSpec, BaseDir, Config, DeployConfig, Health, IntentKey, Limits, NodeDocument, Parse, Port, Seconds, Status,
     UserName, cluster_prefix, is_reality, node_prefix,
 };
-use crate::{Document, Store};
+use crate::{Document, Key, Store};
+
+/// Why an app is invalid of which no document was read.
+const NO_DOCUMENT: &str = "there is no such document";
+/// For what is asked only to say more of why an app is held.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a node shall run. An app that is not here is not wanted, or not known: see [`crate::Store::get`].
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -48,6 +54,12 @@ pub struct App {
     /// Whether files of an artifact keep their set-user-ID and set-group-ID bits.
     pub allow_setuid: bool,
     pub limits: Limits,
+}
+
+impl NodeIntent {
+    pub fn is_empty(&self) -> bool {
+        self.apps.is_empty() && self.strays.is_empty()
+    }
 }
 
 impl App {
@@ -182,24 +194,66 @@ impl Reading {
 
 /// Reads what `node` shall run, and the token to wait on for a change of it.
 ///
-/// On Consul this costs one recursive read and ⌈apps/64⌉ transactions.
+/// On Consul this costs one recursive read and ⌈apps/64⌉ transactions, and one read for each app that lacks a document.
+///
+/// # Errors
+/// Also as of [`ensure_shown`], where nothing is there.
 pub async fn read(store: &Store, node: &NodeName) -> Result<(NodeIntent, Token)> {
     let (documents, mut token) = store.read(&[node_prefix(node)]).await?;
+    if documents.is_empty() {
+        ensure_shown(store, node).await?;
+    }
     let listing = Listing::new(node, &documents);
     let (clusters, seen) = store.read(&listing.prefixes()).await?;
     token.extend(seen);
-    Ok((listing.intent(&clusters), token))
+    let mut intent = listing.intent(&clusters);
+    name_refusals(store, &mut intent).await;
+    Ok((intent, token))
 }
 
 /// Reads what `node` shall run, for somebody who does not wait for changes: at the same cost to the store, and without
-/// that of a token. Tells early of each app that looks valid: in the end it may clash with another.
+/// that of a token. Tells early of each app that looks valid: in the end it may clash with another. Whether the store only
+/// does not show us anything is not asked: see [`ensure_shown`].
 pub async fn read_once(store: &Store, node: &NodeName, tell: &mut (dyn FnMut(&Arc<App>) + Send)) -> Result<NodeIntent> {
     let listing = Listing::new(node, &store.documents(&[node_prefix(node)]).await?);
     let prefixes = listing.prefixes();
     let mut reading = Reading::of(listing);
     // What has come is made sense of while the store works on the rest.
     store.each(&prefixes, &mut |prefixes, documents| reading.add(prefixes, &documents, tell)).await?;
-    Ok(reading.intent())
+    let mut intent = reading.intent();
+    name_refusals(store, &mut intent).await;
+    Ok(intent)
+}
+
+/// Has an app whose document no listing showed say why, where that is that the store does not show it to us. To a token
+/// without rights every listing of Consul's is empty; only a read of the one key is refused.
+async fn name_refusals(store: &Store, intent: &mut NodeIntent) {
+    let Store::Consul(_) = store else { return };
+    let invalid = intent.apps.values_mut().filter_map(|app| app.as_mut().err());
+    let asking = async {
+        for invalid in invalid.filter(|invalid| invalid.reason == NO_DOCUMENT) {
+            let Ok(key) = Key::parse(&invalid.key) else { continue };
+            if let Err(error) = store.get(&key).await {
+                invalid.reason = in_a_line(&format!("{error:#}"));
+            }
+        }
+    };
+    // A store that hangs by now must not keep the other apps waiting. Those left over are held all the same.
+    let _ = tokio::time::timeout(PATIENCE, asking).await;
+}
+
+/// An error unless the store lets us see that no app is meant for `node`, when a listing showed none.
+pub async fn ensure_shown(store: &Store, node: &NodeName) -> Result<()> {
+    let Store::Consul(_) = store else { return Ok(()) };
+    let prefix = node_prefix(node);
+    // No document of ours, but one of those that the rule is about.
+    let probe = Key::parse(&format!("{prefix}any"))?;
+    let read = store.get(&probe).await.with_context(|| {
+        format!(
+            "whether an app is meant for this node cannot be known without key_prefix \"{prefix}\" {{ policy = \"read\" }}"
+        )
+    });
+    read.map(drop)
 }
 
 /// Whether `node` is really to run `app` no more: the store *says* that `nodes/<node>/<app>` is absent, and that the
@@ -274,7 +328,7 @@ fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Docu
 
 fn parse<T: Parse>(key: &str, document: Option<&Result<Document, String>>) -> Result<T, Invalid> {
     let reason = match document {
-        None => "there is no such document".to_owned(),
+        None => NO_DOCUMENT.to_owned(),
         Some(Err(reason)) => reason.clone(),
         Some(Ok(document)) => match T::parse(&document.bytes) {
             Ok(parsed) => return Ok(parsed),

@@ -105,7 +105,12 @@ impl Store {
         let prefix = Prefix::from_names(&["locks", app.as_str(), cluster.as_str()]);
         let (mut documents, token) = self.read(&[prefix]).await?;
         let key = lease_key(app, cluster);
-        let (leases, expected) = match documents.remove(key.as_str()) {
+        let found = match (documents.remove(key.as_str()), self) {
+            // To a token without rights the listing looks like this, too: then the key itself is refused.
+            (None, Self::Consul(_)) => self.get(&key).await?.map(Ok),
+            (found, _) => found,
+        };
+        let (leases, expected) = match found {
             None => (Leases::default(), Expected::Absent),
             Some(Err(reason)) => anyhow::bail!("{key}: {reason}"),
             Some(Ok(document)) => {

@@ -113,8 +113,16 @@ async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> 
         Some(glances) => glances.settled().await,
         None => BTreeSet::new(),
     };
-    tell_if_empty(host, &intent);
     let mut failed = false;
+    if intent.is_empty()
+        && let Err(error) = intent::ensure_shown(&host.store, &host.node).await
+    {
+        // What is here is held, each app with a reason of its own.
+        error!("{error:#}");
+        failed = true;
+    } else {
+        tell_if_empty(host, &intent);
+    }
     for Invalid { key, reason } in &intent.strays {
         error!("{key}: {reason}");
         failed = true;

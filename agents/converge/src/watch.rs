@@ -79,7 +79,7 @@ async fn step(host: &Host, sender: &mpsc::Sender<Option<NodeIntent>>, seen: &mut
 
 /// Says so when there is nothing to do: perhaps this node goes by another name. What cannot be read is not nothing.
 pub(crate) fn tell_if_empty(host: &Host, intent: &NodeIntent) {
-    if intent.apps.is_empty() && intent.strays.is_empty() {
+    if intent.is_empty() {
         info!("no app is meant for this node: there is nothing under nodes/{}/", host.node);
     }
 }
