@@ -22,6 +22,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::task::JoinSet;
 
+pub use self::client::Refused;
 use self::client::{Answer, Client, Entry, Request, TIMEOUT};
 use self::settings::Settings;
 use self::watch::Queries;

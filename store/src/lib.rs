@@ -21,7 +21,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-pub use consul::Consul;
+pub use consul::{Consul, Refused};
 pub use directory::{Alive, Directory};
 pub use document::{Document, Documents, Key, Prefix, Revision, Token, look_up};
 pub use http::http_client;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use reqwest::header::HeaderValue;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
@@ -43,6 +44,11 @@ pub(super) struct Request<'a> {
     /// What a token needs for it, for people: `key_prefix "nodes/web1/" { policy = "read" }`.
     pub(super) rule: String,
 }
+
+/// The store was asked for what our token has no right to. That does not pass by itself, as an outage does.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(String);
 
 /// A whole answer.
 #[derive(Debug)]
@@ -85,7 +91,7 @@ impl Client {
     async fn try_send(&self, request: Request<'_>) -> Result<(StatusCode, Option<u64>, Vec<u8>)> {
         let mut http = self.http.request(request.method, format!("{}{}", self.base, request.path));
         if let Some(token) = self.token.read().await? {
-            http = http.header("X-Consul-Token", token);
+            http = http.header("X-Consul-Token", secret(&token)?);
         }
         let timeout = request.timeout;
         let _place = match timeout == TIMEOUT {
@@ -117,7 +123,11 @@ impl Answer {
         let first = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("without a word");
         let first = first.chars().take(300).collect::<String>();
         let advice = self.advice(&first).map(|advice| format!("; {advice}")).unwrap_or_default();
-        anyhow!("{}: {}: {first}{advice}", self.asked, self.status.as_u16())
+        let text = format!("{}: {}: {first}{advice}", self.asked, self.status.as_u16());
+        match self.status {
+            StatusCode::FORBIDDEN => Refused(text).into(),
+            _ => anyhow!(text),
+        }
     }
 
     /// Text, but for a transaction, which lists what is wrong.
@@ -147,6 +157,14 @@ impl Answer {
     }
 }
 
+/// What a log of requests shows as `Sensitive`.
+fn secret(token: &str) -> Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(token)
+        .context("the token in CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE holds what no HTTP header can")?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 impl TokenSource {
     async fn read(&self) -> Result<Option<String>> {
         let Some(file) = self.file.clone() else { return Ok(self.token.clone()) };
@@ -172,7 +190,20 @@ fn explain(error: reqwest::Error, timeout: Duration) -> anyhow::Error {
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    if connecting { anyhow!("cannot connect: {cause}") } else { anyhow!("the connection failed: {cause}") }
+    let (cause, what) = (cause.to_string(), if connecting { "cannot connect" } else { "the connection failed" });
+    let advice = certificate_advice(&cause).unwrap_or_default();
+    anyhow!("{what}: {cause}{advice}")
+}
+
+/// What to do where one side does not trust the other's certificate.
+fn certificate_advice(cause: &str) -> Option<&'static str> {
+    if cause.contains("invalid peer certificate") {
+        return Some("; CONSUL_CACERT names the authority by which Consul's certificate is trusted");
+    }
+    let is_refused =
+        cause.contains("received fatal alert") && (cause.contains("ertificate") || cause.contains("UnknownCA"));
+    is_refused
+        .then_some("; CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY name the certificate that Consul asks for, and its key")
 }
 
 /// One key as Consul's answers have it.

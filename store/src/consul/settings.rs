@@ -1,5 +1,6 @@
 //! Where Consul is and how to talk to it: what the `consul` command's environment variables mean, as it takes them.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,12 +33,19 @@ pub(super) enum Address {
     Unix(PathBuf),
 }
 
-/// What a request is authorized by.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// What a request is authorized by. Never shown.
+#[derive(Clone, PartialEq, Default)]
 pub(super) struct TokenSource {
     /// Read for each request, so that a token can be rotated. Wins over the other.
     pub(super) file: Option<PathBuf>,
     pub(super) token: Option<String>,
+}
+
+impl fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let token = self.token.as_ref().map(|_| "…");
+        f.debug_struct("TokenSource").field("file", &self.file).field("token", &token).finish()
+    }
 }
 
 #[derive(Debug, PartialEq, Default)]
@@ -213,6 +221,12 @@ mod tests {
         }
         let missing = settings("https://a:1", &[("CONSUL_CACERT", "/no/such.pem")]).unwrap().client().unwrap_err();
         assert!(format!("{missing:#}").contains("/no/such.pem"));
+    }
+
+    #[test]
+    fn what_is_shown_of_settings_holds_no_token() {
+        let shown = format!("{:?}", settings("a:1", &[("CONSUL_HTTP_TOKEN", "sesame")]).unwrap());
+        assert!(shown.contains("token") && !shown.contains("sesame"), "{shown}");
     }
 
     #[test]
