@@ -163,7 +163,7 @@ impl Act<'_> {
         clock.lap("stage");
 
         if let Some(from) = &from {
-            if self.drain(from, record.healthy.as_ref() == Some(from), &format!("replaced by {}", to.version)).await {
+            if self.drain(from, record.healthy.as_ref() == Some(from), &format!("replaced by {}", to.version)).await? {
                 clock.lap("drain");
             }
             if self.is_overtaken() {
@@ -229,7 +229,7 @@ impl Act<'_> {
         self.stage(to).await?;
         self.write_finisher(from, service).await?;
         self.keep_last(to, record.healthy.as_ref())?;
-        self.drain(from, true, &format!("replaced by {}", to.version)).await;
+        self.drain(from, true, &format!("replaced by {}", to.version)).await?;
         self.disable(from).await;
         if self.is_overtaken() {
             return Ok(overtaken());
@@ -389,7 +389,7 @@ impl Act<'_> {
         let patience =
             running.as_ref().or(record.converging.as_ref()).map(|definition| definition.timeouts.stop.duration());
         if let Some(running) = &running {
-            self.drain(running, true, "stopped").await;
+            self.drain(running, true, "stopped").await?;
             self.disable(running).await;
         }
         let patience = patience.unwrap_or(Duration::from_secs(10));

@@ -198,7 +198,11 @@ impl<'a> Attempt<'a> {
                 let instances = host.store.instances(self.app, &cluster).await?;
                 let known = self.told.clusters.entry(cluster.clone()).or_default();
                 let down = known.leases.iter().flat_map(|leases| leases.down.values());
-                let hosts = down.map(|down| down.host.clone()).collect::<BTreeSet<_>>();
+                let mut hosts = down.map(|down| down.host.clone()).collect::<BTreeSet<_>>();
+                if instances.is_empty() {
+                    // To a token that may not see hosts there are no instances, and to ask for hosts is refused.
+                    hosts.insert(self.setlive.known_host());
+                }
                 let alive = if hosts.is_empty() { hosts } else { host.store.alive(&hosts).await? };
                 let ours = self.setlive.ours(&instances, &host.node);
                 let is_left = |it: &&Registered| it.node == host.node && ours.is_some_and(|ours| ours.host != it.host);

@@ -106,13 +106,18 @@ impl Act<'_> {
     /// Has the store send no more clients to the instance, and gives those that keep an address for a while the time to
     /// notice, unless it was out of service before. Tells whether there was anything to do. What the store cannot be told
     /// keeps nothing from going on: the cluster has allowed it, or nobody counts on the instance.
-    pub(super) async fn drain(&mut self, from: &Definition, serves: bool, why: &str) -> bool {
+    ///
+    /// # Errors
+    /// When we have no right to tell it: then it could not be told what comes after that either, now or later.
+    pub(super) async fn drain(&mut self, from: &Definition, serves: bool, why: &str) -> Result<bool> {
         if self.setlive.site.alone {
-            return false;
+            return Ok(false);
         }
         let host = self.task.host.clone();
-        if let Err(error) = effect::drain("drain", &host.store, &host.node, self.app, why).await {
-            warn!(app = %self.app, "not drained: {error:#}; going on");
+        match effect::drain("drain", &host.store, &host.node, self.app, why).await {
+            Ok(()) => {}
+            Err(error) if error.is::<store::Refused>() => return Err(error.context("held as it is: not drained")),
+            Err(error) => warn!(app = %self.app, "not drained: {error:#}; going on"),
         }
         if let Some(patience) = from.timeouts.drain.filter(|_| serves) {
             info!(app = %self.app, "Draining for {:?}", patience.duration());
@@ -121,7 +126,7 @@ impl Act<'_> {
                 () = changed(self.task, self.wanted) => {}
             }
         }
-        true
+        Ok(true)
     }
 
     pub(super) async fn enable(&self, to: &Definition) -> Result<bool> {
