@@ -1,0 +1,35 @@
+# For the developers of one app, in one of its clusters. A token may have several such policies:
+#
+#     sed 's/APP/slug/; s/CLUSTER/development/' kickstart/consul/developer.hcl |
+#         consul acl policy create -name slug-development -rules -
+
+# The one document that they write, by its whole name. A prefix to write under, as "clusters/APP/", would hold deploy_config,
+# too, by which things are run as root; to deny that for each cluster would leave it open in the next cluster that is made.
+# Here what is not named is refused. Not for the app `platypus`: whoever may write its config runs programs as root.
+key "clusters/APP/CLUSTER/config" {
+  policy = "write"
+}
+
+# What else is said of the app, in all of its clusters.
+key_prefix "clusters/APP/" {
+  policy = "read"
+}
+
+# Which of its hosts waits for which, and what failed: pp-store leases. To let it be tried again is for operators: who may
+# write a lease may take the app down.
+key_prefix "locks/APP/" {
+  policy = "read"
+}
+
+# How its instances are.
+service "APP" {
+  policy = "read"
+}
+
+# Whether their hosts are alive. Without it Consul shows no instances either.
+node_prefix "" {
+  policy = "read"
+}
+agent_prefix "" {
+  policy = "read"
+}
