@@ -14,6 +14,7 @@ mod instance;
 pub mod intent;
 pub mod lease;
 mod name;
+pub mod reality;
 pub mod repository;
 pub mod schema;
 
