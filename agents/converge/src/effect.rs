@@ -18,8 +18,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use rustix::fs::{
-    AtFlags, Mode, OFlags, Timestamps, chmodat, fchmod, futimens, linkat, mkdirat, openat, renameat, symlinkat,
-    unlinkat,
+    AtFlags, Mode, OFlags, Timestamps, fchmod, futimens, linkat, mkdirat, openat, renameat, symlinkat, unlinkat,
 };
 use rustix::path::Arg;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
@@ -166,10 +165,6 @@ pub fn rename_at(
 /// Removes a file or link, or with [`AtFlags::REMOVEDIR`] an empty directory.
 pub fn remove_at(what: &str, dir: impl AsFd, name: impl Arg, flags: AtFlags) -> rustix::io::Result<()> {
     step(format_args!("remove {what}"), || unlinkat(dir, name, flags))
-}
-
-pub fn set_mode_at(what: &str, dir: impl AsFd, name: impl Arg, mode: Mode) -> rustix::io::Result<()> {
-    step(format_args!("chmod {what}"), || chmodat(dir, name, mode, AtFlags::empty()))
 }
 
 pub fn set_mode_of(what: &str, of: impl AsFd, mode: Mode) -> rustix::io::Result<()> {

@@ -79,10 +79,11 @@ impl Agent for Preparer {
     async fn plan(&self, mut task: Task) -> Result<Vec<String>> {
         let Wanted::App(app) = task.wanted() else { return Ok(Vec::new()) };
         let (keep, seen) = (self.keep, app.clone());
-        let (Plan { remove, prepare, retire, recall }, doomed) = blocking(move || look(&seen, &keep)).await?;
+        let (Plan { remove, put_back, prepare, retire, recall }, doomed) = blocking(move || look(&seen, &keep)).await?;
         let installs = Installs::of(&app);
         let at = |name: &str| installs.dir().join(name).display().to_string();
         let remove = remove.iter().map(|stage| format!("remove {}, left by an interrupted pass", at(stage)));
+        let put_back = put_back.iter().map(|name| format!("put {} back, set aside by an interrupted pass", at(name)));
         let prepare = prepare.iter().map(|version| {
             let place = at(&install_name(&app.name, version));
             match self.sources.of(&app, version) {
@@ -96,7 +97,7 @@ impl Agent for Preparer {
         });
         let retire = retire.iter().map(|name| format!("note that intent names {} no more", at(name)));
         let recall = recall.iter().map(|name| format!("forget that intent did not name {}", at(name)));
-        Ok(remove.chain(prepare).chain(prune).chain(retire).chain(recall).collect())
+        Ok(put_back.chain(remove).chain(prepare).chain(prune).chain(retire).chain(recall).collect())
     }
 }
 

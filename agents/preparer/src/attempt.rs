@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::info;
 
 use crate::agent::{Preparer, observe};
-use crate::decide::install_name;
+use crate::decide::{Plan, install_name};
 use crate::install::Installs;
 
 /// What whoever changes an app's installs holds. Shared with the threads that do, since one may outlive the attempt that
@@ -38,7 +38,7 @@ impl<'a> Attempt<'a> {
     }
 
     pub(crate) async fn run(mut self, mut task: Task) -> Result<()> {
-        self.remove_leftovers(task.wanted()).await?;
+        self.tidy(task.wanted()).await?;
         while let Some((app, version)) = self.next(task.wanted()).await? {
             let overtaken = self.overtaken(task.clone(), &app, &version);
             if let Err(error) = self.prepare(&app, &version, overtaken).await {
@@ -50,9 +50,16 @@ impl<'a> Attempt<'a> {
         all(self.errors)
     }
 
-    async fn remove_leftovers(&mut self, wanted: Wanted) -> Result<()> {
+    /// Ends what interrupted passes began.
+    async fn tidy(&mut self, wanted: Wanted) -> Result<()> {
         let Wanted::App(app) = wanted else { return Ok(()) };
-        for stage in observe(&app).await?.remove {
+        let Plan { remove, put_back, .. } = observe(&app).await?;
+        for name in put_back {
+            info!(app = %app.name, "Putting {name} back, which an interrupted pass had set aside");
+            let put = self.blocking(move |installs| installs.put_back(&name)).await;
+            self.errors.extend(put.err());
+        }
+        for stage in remove {
             info!(app = %app.name, "Removing {stage}, left by an interrupted pass");
             let removed = self.blocking(move |installs| installs.remove(&stage)).await;
             self.errors.extend(removed.err());

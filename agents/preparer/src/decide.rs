@@ -19,6 +19,8 @@ pub(crate) type Names = BTreeSet<String>;
 pub(crate) struct Plan {
     /// What interrupted passes left behind.
     pub(crate) remove: Vec<String>,
+    /// Installs that they had set aside, and that are whole.
+    pub(crate) put_back: Vec<String>,
     pub(crate) prepare: Vec<Version>,
     /// Installs that intent names no more, since when is to be noted.
     pub(crate) retire: Vec<String>,
@@ -28,19 +30,24 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { remove, prepare, retire, recall } = self;
-        remove.is_empty() && prepare.is_empty() && retire.is_empty() && recall.is_empty()
+        let Self { remove, put_back, prepare, retire, recall } = self;
+        remove.is_empty() && put_back.is_empty() && prepare.is_empty() && retire.is_empty() && recall.is_empty()
     }
 }
 
 pub(crate) fn decide(app: &App, seen: &Names) -> Plan {
-    let missing = app.versions().filter(|version| !seen.contains(&install_name(&app.name, version)));
-    let is_left = |name: &&String| name.starts_with(STAGE) || name.starts_with(DOOMED);
+    let aside = |name: &str| name.strip_prefix(ASIDE).filter(|name| !seen.contains(*name)).map(str::to_owned);
+    let put_back = seen.iter().filter_map(|name| aside(name)).collect::<Vec<_>>();
+    let is_missing = |name: &String| !seen.contains(name) && !put_back.contains(name);
+    let missing = app.versions().filter(|version| is_missing(&install_name(&app.name, version)));
+    let is_begun = |name: &str| [STAGE, DOOMED, ASIDE].iter().any(|what| name.starts_with(what));
+    let is_left = |name: &&String| is_begun(name) && aside(name).is_none();
     let unwanted = unwanted(app, seen);
     let noted = seen.iter().filter_map(|name| name.strip_prefix(NOTE)).filter(|name| is_install(&app.name, name));
     Plan {
         remove: seen.iter().filter(is_left).cloned().collect(),
         prepare: missing.cloned().collect(),
+        put_back: put_back.clone(),
         retire: unwanted
             .iter()
             .filter(|name| !seen.contains(&note_name(name)))
@@ -102,6 +109,13 @@ pub(crate) fn stage_name(install: &str) -> String {
 
 const STAGE: &str = ".stage-";
 
+/// What an install is called that may be about to be deleted: it is whole.
+pub(crate) fn aside_name(install: &str) -> String {
+    format!("{ASIDE}{install}")
+}
+
+const ASIDE: &str = ".aside-";
+
 /// What an install is called while it is deleted.
 pub(crate) fn doomed_name(install: &str) -> String {
     format!("{DOOMED}{install}")
@@ -144,7 +158,7 @@ pub(crate) mod tests {
     #[test]
     fn what_intent_names_and_the_host_lacks_is_prepared_and_nothing_else_touched() {
         let versions = [("1", "prep"), ("2", "active"), ("3", "prep")];
-        let table: [Row; 7] = [
+        let table: [Row; 9] = [
             (&versions, &[], &["2", "1", "3"], &[]),
             (&versions, &["slug_2"], &["1", "3"], &[]),
             (&versions, &["slug_1", "slug_2", "slug_3", ".lock"], &[], &[]),
@@ -157,12 +171,22 @@ pub(crate) mod tests {
                 &[".stage-slug_2", ".stage-slug_9"],
             ),
             (&versions[..1], &["slug_1", ".stage-slug_1"], &[], &[".stage-slug_1"]),
+            (&versions, &[".aside-slug_1", ".prune-slug_3", "slug_2"], &["3"], &[".prune-slug_3"]),
+            (&versions[..1], &[".aside-slug_1", "slug_1"], &[], &[".aside-slug_1"]),
         ];
         for (versions, seen, prepare, remove) in table {
             let plan = decide(&app("/srv/slug", versions), &seen.iter().map(|name| (*name).to_owned()).collect());
             assert_eq!(plan.prepare.iter().map(Version::as_str).collect::<Vec<_>>(), prepare, "{versions:?} {seen:?}");
             assert_eq!(plan.remove, remove, "{versions:?} {seen:?}");
         }
+    }
+
+    #[test]
+    fn what_was_set_aside_and_not_begun_to_be_deleted_is_put_back() {
+        let seen = [".aside-slug_0", ".aside-slug_1", "slug_1", ".prune-slug_2"].map(str::to_owned).into();
+        let plan = decide(&app("/srv/slug", &[("1", "active")]), &seen);
+        assert_eq!(plan.put_back, ["slug_0"]);
+        assert!(!plan.is_empty());
     }
 
     /// Versions and their status, what is seen, whose time is noted, whose note is removed.

@@ -14,7 +14,7 @@ use converge::files::{self, Lock};
 use rustix::fs::{Mode, OFlags, open, syncfs};
 use store::intent::App;
 
-use crate::decide::{Names, stage_name};
+use crate::decide::{Names, aside_name, stage_name};
 use crate::remove;
 use crate::unpack::{Allowed, Unpacked, unpack};
 
@@ -49,9 +49,19 @@ impl Installs {
         Lock::try_hold("lock of installs", &self.dir.join(".lock"))
     }
 
-    /// Removes what an interrupted pass left behind.
-    pub(crate) fn remove(&self, stage: &str) -> Result<()> {
-        remove::tree(&self.dir.join(stage))
+    /// Removes what is here by no install's name.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        let path = self.dir.join(name);
+        // Else a power failure could give what is half deleted the name back that it had before.
+        files::sync_parent(&path).with_context(|| format!("syncing {}", self.dir.display()))?;
+        remove::tree(&path)
+    }
+
+    /// Gives an install that was set aside its name again.
+    pub(crate) fn put_back(&self, name: &str) -> Result<()> {
+        let path = self.dir.join(name);
+        effect::rename("install back", &self.dir.join(aside_name(name)), &path)
+            .with_context(|| format!("putting {} back", path.display()))
     }
 
     /// Makes the install `name` out of an artifact, of which `verify` tells, once it is read, whether it is the right one.

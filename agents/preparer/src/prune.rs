@@ -8,8 +8,9 @@
 //! another, too. It holds how many bytes the install takes, so that this is counted once.
 //!
 //! There is still the one that intent names again at the moment at which we look: whoever runs it may have seen it there.
-//! So what is to go is renamed first, and [`SETTLE`] later looked for in links and intent once more; if it is there, it is put
-//! back. Nothing is deleted under a name that an install can have.
+//! So what is to go is set aside by another name first, and [`SETTLE`] later looked for in links and intent once more; if it
+//! is there, it is put back, and so it is by the next pass if this one is interrupted. Nothing is deleted under a name that
+//! an install can have, nor under the one by which it is put back.
 //!
 //! Ensures: what intent names and what a link leads to stays; a crash leaves no half install. Two agents that follow different
 //! intents over one basedir begin each other's notes anew, and prune nothing. Assumes the lock for all that changes anything.
@@ -29,7 +30,7 @@ use tracing::{debug, info};
 
 use crate::agent::look;
 use crate::attempt::{Guard, all};
-use crate::decide::{Names, Plan, Unwanted, doomed_name, note_name, prune, unwanted};
+use crate::decide::{Names, Plan, Unwanted, aside_name, doomed_name, note_name, prune, unwanted};
 use crate::install::Installs;
 use crate::progress::size;
 
@@ -200,13 +201,13 @@ impl Prune {
     }
 
     async fn remove(&self, app: &App, doomed: Vec<Unwanted>, task: &mut Task) -> Result<()> {
-        let (aside, mut errors) = self.blocking(move |installs| Ok(set_aside(installs.dir(), doomed))).await?;
+        let (aside, mut errors) = self.blocking(move |installs| Ok(set_aside(installs, doomed))).await?;
         if aside.is_empty() {
             return all(errors);
         }
         tokio::time::sleep(SETTLE).await;
         let wanted = self.app(task.wanted());
-        for left in self.blocking(move |installs| Ok(put_back(installs.dir(), wanted.as_deref(), aside))).await? {
+        for left in self.blocking(move |installs| Ok(put_back(installs, wanted.as_deref(), aside))).await? {
             let deleted = match left {
                 Ok(one) => self.delete(app, one).await,
                 Err(error) => Err(error),
@@ -219,7 +220,11 @@ impl Prune {
     async fn delete(&self, app: &App, Unwanted { name, bytes, .. }: Unwanted) -> Result<()> {
         let deleted = name.clone();
         self.blocking(move |installs| {
-            installs.remove(&doomed_name(&deleted))?;
+            let (aside, doomed) = (aside_name(&deleted), doomed_name(&deleted));
+            // By another name from here on: this is the one that a pass after a crash goes on deleting.
+            effect::rename("doomed install", &installs.dir().join(&aside), &installs.dir().join(&doomed))
+                .with_context(|| format!("renaming {aside}"))?;
+            installs.remove(&doomed)?;
             remove_note(installs.dir(), &deleted)
         })
         .await?;
@@ -242,11 +247,11 @@ impl Prune {
 }
 
 /// Gives each a name that no install can have. Tells which it has done, and what went wrong with the others.
-fn set_aside(installs: &Path, doomed: Vec<Unwanted>) -> (Vec<Unwanted>, Vec<anyhow::Error>) {
+fn set_aside(installs: &Installs, doomed: Vec<Unwanted>) -> (Vec<Unwanted>, Vec<anyhow::Error>) {
     let (mut aside, mut errors) = (Vec::new(), Vec::new());
     for one in doomed {
-        let path = installs.join(&one.name);
-        match effect::rename("unwanted install", &path, &installs.join(doomed_name(&one.name))) {
+        let path = installs.dir().join(&one.name);
+        match effect::rename("unwanted install", &path, &installs.dir().join(aside_name(&one.name))) {
             Ok(()) => aside.push(one),
             Err(error) => errors.push(anyhow::Error::new(error).context(format!("renaming {}", path.display()))),
         }
@@ -255,9 +260,9 @@ fn set_aside(installs: &Path, doomed: Vec<Unwanted>) -> (Vec<Unwanted>, Vec<anyh
 }
 
 /// Puts back what turned out to be needed; without knowing that, all. What is left is to be deleted, or went wrong.
-fn put_back(installs: &Path, wanted: Option<&App>, aside: Vec<Unwanted>) -> Vec<Result<Unwanted>> {
+fn put_back(installs: &Installs, wanted: Option<&App>, aside: Vec<Unwanted>) -> Vec<Result<Unwanted>> {
     let mut left = Vec::new();
-    let linked = match wanted.map(|app| linked(app.basedir.path(), installs)) {
+    let linked = match wanted.map(|app| linked(app.basedir.path(), installs.dir())) {
         Some(Ok(linked)) => Some(linked),
         Some(Err(error)) => {
             left.push(Err(error));
@@ -265,20 +270,14 @@ fn put_back(installs: &Path, wanted: Option<&App>, aside: Vec<Unwanted>) -> Vec<
         }
         None => None,
     };
-    // Else a power failure could give what is half deleted its name again.
-    let lasts = files::sync_parent(&installs.join(".lock")).with_context(|| format!("syncing {}", installs.display()));
-    let is_safe = lasts.is_ok();
-    left.extend(lasts.err().map(Err));
     for one in aside {
         let is_named = wanted.is_some_and(|app| unwanted(app, &[one.name.clone()].into()).is_empty());
         let is_linked = linked.as_ref().is_none_or(|linked| linked.contains(&one.name));
-        if is_safe && !is_named && !is_linked {
+        if is_named || is_linked {
+            left.extend(installs.put_back(&one.name).err().map(Err));
+        } else {
             left.push(Ok(one));
-            continue;
         }
-        let path = installs.join(&one.name);
-        let put = effect::rename("install back", &installs.join(doomed_name(&one.name)), &path);
-        left.extend(put.with_context(|| format!("putting {} back", path.display())).err().map(Err));
     }
     left
 }
@@ -355,19 +354,19 @@ mod tests {
     #[test]
     fn what_is_wanted_or_linked_meanwhile_is_put_back_and_all_when_that_cannot_be_known() {
         let dir = tempfile::tempdir().unwrap();
-        let installs = dir.path().join("installs");
         let now = app(dir.path().to_str().unwrap(), &[("1", "active")]);
+        let (of, installs) = (Installs::of(&now), dir.path().join("installs"));
         let one = |name: &str| Unwanted { name: name.to_owned(), ..Unwanted::default() };
         let aside = || {
             for name in ["slug_1", "slug_2", "slug_3"] {
-                let _ = fs::remove_dir(installs.join(doomed_name(name)));
+                let _ = fs::remove_dir(installs.join(aside_name(name)));
                 fs::create_dir_all(installs.join(name)).unwrap();
             }
-            let (aside, errors) = set_aside(&installs, ["slug_1", "slug_2", "slug_3"].map(one).into());
+            let (aside, errors) = set_aside(&of, ["slug_1", "slug_2", "slug_3"].map(one).into());
             assert!(errors.is_empty() && !installs.join("slug_1").exists());
             aside
         };
-        let left = |wanted| put_back(&installs, wanted, aside()).into_iter().map(|one| one.unwrap().name);
+        let left = |wanted| put_back(&of, wanted, aside()).into_iter().map(|one| one.unwrap().name);
         symlink("installs/slug_2", dir.path().join("current")).unwrap();
         assert_eq!(left(Some(&now)).collect::<Vec<_>>(), ["slug_3"]);
         assert!(installs.join("slug_1").is_dir() && installs.join("slug_2").is_dir());

@@ -5,6 +5,7 @@
 //! undisturbed round comes to, of each name the first [`FIRST`] times and the last. `STEP` walks only those whose line has
 //! this text.
 
+mod names;
 mod scenarios;
 mod site;
 mod snapshot;
@@ -25,10 +26,8 @@ use scenarios::{On, Scenario, scenarios};
 use site::Site;
 use snapshot::Snapshot;
 
-/// What is had of another store, too: a real Consul.
-const IN_STORE: [&str; 6] = [":set leases", ":drain", ":register", ":report", ":undrain", ":deregister"];
 /// Mostly they wait.
-const AT_A_TIME: [(On, usize); 3] = [(On::Consul, 1), (On::Platform, 4), (On::Directory, 12)];
+const AT_A_TIME: [(On, usize); 4] = [(On::Consul, 1), (On::Accounts, 1), (On::Platform, 4), (On::Directory, 12)];
 /// These and the last stand for what is done very often, as it is for each part of an artifact.
 const FIRST: usize = 6;
 
@@ -55,7 +54,10 @@ fn whichever_step_an_agent_dies_at_the_host_ends_as_if_it_had_not() {
     print!("{}", table(&listed));
     let walked = all_walks(&all.iter().collect::<Vec<_>>(), &listed).len();
     println!("{walked} walks in {:.1?}", began.elapsed());
-    assert!(failed.is_empty(), "{} of them:\n{}", failed.len(), failed.join("\n"));
+    let all = all.iter().filter_map(|scenario| Some(walks(scenario, listed.get(scenario.name)?))).flatten();
+    let all = all.map(|(step, _)| names::of(&step).to_owned()).collect();
+    failed.extend(names::in_sources().difference(&all).map(|name| format!("{name}: never walked")));
+    assert!(failed.is_empty(), "{} are wrong:\n{}", failed.len(), failed.join("\n"));
 }
 
 /// What an undisturbed round came to, in that order: `<process>:<name>`.
@@ -127,20 +129,21 @@ fn all_walks<'a>(scenarios: &[&'a Scenario], listed: &BTreeMap<&'static str, Ste
 
 /// Which step, and the how manieth of its name.
 fn walks(scenario: &Scenario, steps: &Steps) -> Vec<(String, usize)> {
-    let is_in_store = |step: &str| IN_STORE.iter().any(|name| step.ends_with(name));
-    let counts = counts(steps).into_iter().filter(|(step, _)| scenario.on != On::Consul || is_in_store(step));
+    let counts = counts(steps).into_iter().filter(|(step, _)| scenario.walks(step));
     let walks = counts.flat_map(|(step, count)| (1..=count).map(move |number| (step, number, count)));
-    let is_far = scenario.on == On::Platform;
-    let walks = walks.filter(|(step, number, count)| is_walked(step, *number, *count) && !(is_far && is_beside(step)));
+    let is_had_elsewhere = |step: &str| {
+        let of_its_own = ["mark", "finisher's run", "finisher's log/run"];
+        scenario.on == On::Platform && is_beside(step) && !of_its_own.iter().any(|what| step.ends_with(what))
+    };
+    let walks = walks.filter(|(step, number, count)| is_walked(step, *number, *count) && !is_had_elsewhere(step));
     walks.map(|(step, number, _)| (step.to_owned(), number)).collect()
 }
 
 fn is_walked(step: &str, number: usize, count: usize) -> bool {
-    let (process, name) = step.split_once(':').expect("it is of a process");
     // Which is the agents' own code.
-    let is_known = process == "pt-direct";
+    let is_known = step.starts_with("pt-direct:");
     // Until it is gone, which may take more than once.
-    let is_repeated = name.starts_with("kill ");
+    let is_repeated = names::of(step).starts_with("kill ");
     number == 1 || !is_repeated && (number == count || number <= FIRST && !is_beside(step) && !is_known)
 }
 

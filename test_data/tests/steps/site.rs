@@ -1,23 +1,29 @@
 //! A host at one place, where scenarios are played one after the other, each as on a new host.
 
-use std::cell::OnceCell;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
+use std::sync::OnceLock;
+use std::thread;
 
 use fixtures::{Behaviour, Consul, Host, Namespace, SOON, Scratch, Slug, bin, end_all, eventually, script};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use serde_json::Value;
 
-use crate::Steps;
 use crate::scenarios::{On, Scenario};
 use crate::snapshot::Snapshot;
 use crate::supervisor::Supervisor;
+use crate::{Steps, caught};
 
 pub(crate) struct Site {
-    supervisor: Option<Supervisor>,
+    pub(crate) supervisor: Option<Supervisor>,
+    /// What there is beside files and processes.
+    on: On,
     /// Where a packet filter is, if one is changed.
-    namespace: OnceCell<Namespace>,
+    namespace: OnceLock<Namespace>,
     pub(crate) host: Host,
 }
 
@@ -26,15 +32,38 @@ const ENABLE: &str = "echo enabled >\"$DATA_DIR/hook\"";
 const DISABLE: &str = "echo disabled >\"$DATA_DIR/hook\"";
 
 /// What agents make, and what they are told.
-const MADE: [&str; 10] =
-    ["service", "stage", "srv", "store", "rules", ".rules.lock", "ports.d", "applied", "intent.json", "die_at"];
+const MADE: [&str; 11] = [
+    "service",
+    "stage",
+    "srv",
+    "store",
+    "rules",
+    ".rules.lock",
+    "servicebuilder.d",
+    "ports.d",
+    "applied",
+    "intent.json",
+    "die_at",
+];
+
+/// As small as one can be: for one app, whose service is named as it is.
+const BUILDER: &str = r##"
+while getopts c:d:s: option; do case $option in c) c=$OPTARG ;; d) d=$OPTARG ;; s) s=$OPTARG ;; esac; done
+run=$(sed -n 's/^{"slug":{"run":\["\/bin\/sh","-c","\(.*\)"\]}}$/\1/p' "$c/slug.yaml")
+mkdir -p "$s/slug/log"
+printf "#!/bin/sh\n$run" >"$s/slug/run"
+printf '#!/bin/sh\nexec cat >/dev/null\n' >"$s/slug/log/run"
+chmod 755 "$s/slug/run" "$s/slug/log/run"
+ln -sfn "$s/slug" "$d/slug""##;
 
 impl Site {
     pub(crate) fn new(on: On) -> Self {
         let host = Host::within(Scratch::in_memory());
         let host = if on == On::Consul { host.with_consul(Consul::start) } else { host };
-        if on == On::Platform {
-            add_platform(&host);
+        match on {
+            On::Directory | On::Consul => {}
+            On::Platform => add_platform(&host),
+            On::Accounts => lend_accounts(&host),
         }
         for (version, behaviour) in [
             ("good", Behaviour::Good),
@@ -42,14 +71,17 @@ impl Site {
             ("two", Behaviour::TwoServices),
             ("forks", Behaviour::ForksChild),
             ("bad", Behaviour::NeverHealthy),
+            ("deaf", Behaviour::IgnoresTerm),
         ] {
             host.install(&Slug::new(version, behaviour).enable(ENABLE).disable(DISABLE));
         }
+        host.install(&Slug::new("hangs", Behaviour::Good).enable("sleep 1000").disable(DISABLE));
+        script(&host.path("builder"), BUILDER);
         // What it does not see when it is run last is not in force.
         script(&host.path("authority"), "rm -rf applied && cp -r ports.d applied");
         // As on a host on which nobody was yet, but for what needs no unpacking again and again.
         fs::rename(host.path("srv"), host.path("installs")).unwrap();
-        Self { supervisor: None, namespace: OnceCell::new(), host }
+        Self { supervisor: None, on, namespace: OnceLock::new(), host }
     }
 
     /// What one round that nothing disturbs comes to, and makes of the host.
@@ -59,7 +91,7 @@ impl Site {
         match scenario.is_done {
             Some(is_done) => eventually("it is done", SOON, || is_done(self).then_some(())),
             None => scenario.agents.iter().for_each(|agent| {
-                let (status, log) = self.run(agent(self));
+                let (status, log) = self.run_while(agent(self), scenario.meanwhile, None);
                 assert!(status.success() != scenario.fails, "{status}: {log}");
             }),
         }
@@ -83,9 +115,7 @@ impl Site {
         }
         (scenario.change)(self);
         let died = scenario.agents.iter().any(|agent| {
-            let mut agent = agent(self);
-            agent.env("PLATYPUS_DIE_AT", &die_at);
-            let (status, log) = self.run(agent);
+            let (status, log) = self.run_while(agent(self), scenario.meanwhile, Some(&die_at));
             assert!(status.success() || scenario.fails || status.signal() == Some(9), "{status}: {log}");
             status.signal() == Some(9)
         });
@@ -135,6 +165,44 @@ impl Site {
         assert!(status.success(), "{status}: {log}");
     }
 
+    /// One pass that ends at this step.
+    pub(crate) fn dies(&self, agent: Command, at: &str) {
+        let (status, log) = self.run_while(agent, None, Some(at));
+        assert_eq!(status.signal(), Some(9), "{status}: {log}");
+    }
+
+    /// One pass, at whose first step something happens before it goes on; it ends at the step `die_at`.
+    fn run_while(
+        &self,
+        mut agent: Command,
+        meanwhile: Option<fn(&Self)>,
+        die_at: Option<&str>,
+    ) -> (ExitStatus, String) {
+        let Some(meanwhile) = meanwhile else {
+            agent.envs(die_at.map(|die_at| ("PLATYPUS_DIE_AT", die_at)));
+            return self.run(agent);
+        };
+        // An agent reads this at each step, and at a pipe it waits until somebody writes.
+        let (file, steps) = (self.host.path("die_at"), self.steps().len());
+        mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        agent.env("PLATYPUS_DIE_AT", format!("@{}", file.display()));
+        thread::scope(|scope| {
+            let running = scope.spawn(|| self.run(agent));
+            eventually("it comes to a step", SOON, || (self.steps().len() > steps).then_some(()));
+            let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+            let open = || File::options().write(true).custom_flags(nonblocking).open(&file).ok();
+            let mut pipe = eventually("it waits at it", SOON, open);
+            let happened = caught(|| meanwhile(self));
+            let die_at = die_at.unwrap_or("none:1");
+            fs::remove_file(&file).and_then(|()| fs::write(&file, die_at)).unwrap();
+            pipe.write_all(die_at.as_bytes()).unwrap();
+            drop(pipe);
+            let ended = running.join().unwrap();
+            happened.unwrap();
+            ended
+        })
+    }
+
     fn run(&self, mut agent: Command) -> (ExitStatus, String) {
         let output = agent.arg("--once").env("PLATYPUS_STEPS", self.list()).output().unwrap();
         (output.status, String::from_utf8(output.stderr).unwrap())
@@ -162,6 +230,10 @@ impl Site {
             fs::create_dir(self.host.path(dir)).unwrap();
         }
         self.namespace.take();
+        if self.on == On::Accounts {
+            // It may not have come to be.
+            let _ = Command::new("userdel").arg("slug").output();
+        }
         if let Some(consul) = &self.host.consul {
             consul.http("DELETE", "/v1/kv/?recurse", b"");
             let services = serde_json::from_str::<Value>(&consul.http("GET", "/v1/agent/services", b"").1).unwrap();
@@ -202,11 +274,22 @@ fn add_platform(host: &Host) {
     }
 }
 
+/// Accounts that are made from now on are so in this test's mount namespace alone.
+fn lend_accounts(host: &Host) {
+    let etc = host.path("etc");
+    assert!(Command::new("cp").args(["-a", "/etc"]).arg(&etc).status().unwrap().success());
+    assert!(Command::new("mount").arg("--bind").arg(&etc).arg("/etc").status().unwrap().success());
+}
+
 impl Drop for Site {
     fn drop(&mut self) {
         // Before what it looks after is ended with the host.
         if let Some(supervisor) = self.supervisor.take() {
             supervisor.kill();
+        }
+        if self.on == On::Accounts {
+            let unmounted = Command::new("umount").args(["--lazy", "/etc"]).status();
+            assert!(unmounted.is_ok_and(|status| status.success()) || thread::panicking());
         }
     }
 }

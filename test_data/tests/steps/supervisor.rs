@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub(crate) struct Supervisor {
     /// `None` once it is over.
     running: Arc<Mutex<Option<Services>>>,
     thread: Option<JoinHandle<()>>,
+    is_looking: Arc<AtomicBool>,
 }
 
 /// The runsv of each, by its name and the inode of its directory: one that was made anew is another.
@@ -28,16 +30,27 @@ impl Supervisor {
     /// Looks after what is linked in `dir`.
     pub(crate) fn start(dir: PathBuf) -> Self {
         let running = Arc::new(Mutex::new(Some(Services::new())));
+        let is_looking = Arc::new(AtomicBool::new(true));
         let thread = thread::spawn({
-            let running = running.clone();
+            let (running, is_looking) = (running.clone(), is_looking.clone());
             move || {
-                let look = || running.lock().unwrap().as_mut().map(|running| look(&dir, running));
+                let mut services = |running: &mut Services| {
+                    if is_looking.load(Ordering::SeqCst) {
+                        look(&dir, running);
+                    }
+                };
+                let mut look = || running.lock().unwrap().as_mut().map(&mut services);
                 while look().is_some() {
                     thread::sleep(EVERY);
                 }
             }
         });
-        Self { running, thread: Some(thread) }
+        Self { running, thread: Some(thread), is_looking }
+    }
+
+    /// From now on nobody notices what is linked or unlinked. What looks after the services that there are does so still.
+    pub(crate) fn look_no_more(&self) {
+        self.is_looking.store(false, Ordering::SeqCst);
     }
 
     /// Kills whoever looks after the services. What they ran is not ended by that, nor is it started again.

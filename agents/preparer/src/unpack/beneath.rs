@@ -3,10 +3,10 @@
 //! Ensures: nothing outside the directory is created, changed or read through. The kernel resolves every parent with
 //! `RESOLVE_BENEATH`: links that stay inside are followed, one that leads out is an error. The last component is never
 //! followed. A handful of descriptors are open at a time, however deep the tree. Assumes that nobody else may write in the
-//! directory. A kernel before Linux 5.6, or a sandbox that hides `openat2`, has every parent opened a component at a time,
-//! and follows no link at all.
+//! directory, and that the umask takes away nothing but that others may write, as every agent's does. A kernel before Linux
+//! 5.6, or a sandbox that hides `openat2`, has every parent opened a component at a time, and follows no link at all.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -20,8 +20,6 @@ pub(super) struct Beneath {
     /// The directory in which something was made last: often the next goes there too. Forgotten whenever a name comes
     /// to mean something else.
     last: Option<(PathBuf, OwnedFd)>,
-    /// What the process's umask takes from the modes of what is made.
-    umask: u32,
 }
 
 /// The mode of every directory.
@@ -37,7 +35,7 @@ struct Place<'a> {
 
 impl Beneath {
     pub(super) fn new(root: OwnedFd) -> Self {
-        Self { root, last: None, umask: umask() }
+        Self { root, last: None }
     }
 
     /// Makes a directory, unless it is there; a link of that name gives way, like in GNU tar.
@@ -45,16 +43,15 @@ impl Beneath {
         if path.as_os_str().is_empty() {
             return Ok(());
         }
-        let umask = self.umask;
         let place = self.place(path)?;
         // Most often it is new.
-        let replaced = match place.make_directory(umask) {
+        let replaced = match place.make_directory() {
             Ok(()) => false,
             Err(Errno::EXIST) => match place.kind()? {
                 FileType::Directory => false,
                 FileType::Symlink => {
                     place.unlink()?;
-                    place.make_directory(umask).map_err(explained)?;
+                    place.make_directory().map_err(explained)?;
                     true
                 }
                 _ => bail!("a file is where a directory is needed"),
@@ -69,7 +66,7 @@ impl Beneath {
     /// has to be given it once it is written.
     pub(super) fn file(&mut self, path: &Path, mode: u32) -> Result<(File, bool)> {
         // A set-id bit is lost by a write, and shall not be there before the content is.
-        let has_mode = mode & (self.umask | 0o7000) == 0;
+        let has_mode = mode & 0o7000 == 0;
         let at_first = Mode::from_raw_mode(if has_mode { mode } else { 0o600 });
         let place = self.place(path)?;
         let (file, replaced) =
@@ -132,7 +129,7 @@ impl Beneath {
         let mut at = self.open(upwards[missing]).map_err(explained)?;
         for path in upwards[..missing].iter().rev() {
             let (_, name) = split(path)?;
-            Place { parent: at.as_fd(), name }.make_directory(self.umask).map_err(|error| match error {
+            Place { parent: at.as_fd(), name }.make_directory().map_err(|error| match error {
                 // Looked up before, and not found: so a link has this name.
                 Errno::EXIST => anyhow!("a link to nothing is where a directory is needed"),
                 error => explained(error),
@@ -171,13 +168,6 @@ impl Beneath {
     }
 }
 
-/// What cannot be known may be anything.
-fn umask() -> u32 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    umask.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0o777)
-}
-
 impl Place<'_> {
     /// Makes something new here; what is in the way is unlinked first. Tells whether something was.
     fn make<T>(&self, make: impl Fn(&Self) -> rustix::io::Result<T>) -> Result<(T, bool)> {
@@ -194,13 +184,8 @@ impl Place<'_> {
         effect::remove_at("what an entry replaces", self.parent, self.name, AtFlags::empty()).map_err(explained)
     }
 
-    fn make_directory(&self, umask: u32) -> rustix::io::Result<()> {
-        let mode = Mode::from_raw_mode(DIRECTORY_MODE);
-        effect::make_directory_at("unpacked directory", self.parent, self.name, mode)?;
-        match umask & DIRECTORY_MODE {
-            0 => Ok(()),
-            _ => effect::set_mode_at("unpacked directory", self.parent, self.name, mode),
-        }
+    fn make_directory(&self) -> rustix::io::Result<()> {
+        effect::make_directory_at("unpacked directory", self.parent, self.name, Mode::from_raw_mode(DIRECTORY_MODE))
     }
 
     fn kind(&self) -> Result<FileType> {

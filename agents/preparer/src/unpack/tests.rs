@@ -27,6 +27,8 @@ fn anything() -> Allowed {
 }
 
 fn unpacked_as(artifact: &[u8], allowed: &Allowed) -> (TempDir, Result<Unpacked>) {
+    // As an agent has it, whoever runs the tests.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let dir = tempfile::tempdir().unwrap();
     let root = OwnedFd::from(File::open(dir.path()).unwrap());
     (dir, unpack(artifact, root, allowed))

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use crate::support::{converge, file, intend, names, once};
+use crate::support::{converge, file, intend, names};
 use fixtures::{Behaviour, Host, Pass, SOON, differences, eventually, pass};
 use serde_json::{Value, json};
 
@@ -128,12 +128,12 @@ fn what_intent_names_again_begins_anew_when_it_leaves() {
 }
 
 #[test]
-fn one_that_is_run_at_the_last_moment_is_put_back_and_one_that_a_kill_left_is_not() {
+fn one_that_is_run_at_the_last_moment_is_put_back_and_so_is_one_that_a_kill_left_aside() {
     let host = host(&["1", "2", "3"]);
     age(&host, 11, &["2", "1"]);
     let mut preparer = host.preparer();
     preparer.args(["--once", "--keep", "0"]);
-    let aside = || installs(&host).join(".prune-slug_1").exists() && installs(&host).join(".prune-slug_2").exists();
+    let aside = || installs(&host).join(".aside-slug_1").exists() && installs(&host).join(".aside-slug_2").exists();
     let agent = host.watch(preparer);
     eventually("both are set aside", SOON, || aside().then_some(()));
     symlink("installs/slug_2", host.path("srv/slug/current")).unwrap();
@@ -145,10 +145,19 @@ fn one_that_is_run_at_the_last_moment_is_put_back_and_one_that_a_kill_left_is_no
     let mut preparer = host.preparer();
     preparer.args(["--once", "--keep", "0"]);
     let agent = host.watch(preparer);
-    eventually("it is set aside", SOON, || installs(&host).join(".prune-slug_2").exists().then_some(()));
+    eventually("it is set aside", SOON, || installs(&host).join(".aside-slug_2").exists().then_some(()));
     agent.kill();
-    assert_eq!(left(&host), ["slug_3"], "half of it is not there");
-    let next = once(&host);
+    assert_eq!(left(&host), ["slug_3"]);
+    symlink("installs/slug_2", host.path("srv/slug/current")).unwrap();
+    let next = pruning(&host, &["--keep", "0"]);
+    let back = "slug: Putting slug_2 back, which an interrupted pass had set aside";
+    assert!(next.ok && next.log.contains(back), "{}", next.log);
+    assert_eq!(left(&host), ["slug_2", "slug_3"], "it is linked");
+
+    // As a kill leaves it in the middle of a deletion.
+    fs::remove_file(host.path("srv/slug/current")).unwrap();
+    fs::rename(installs(&host).join("slug_2"), installs(&host).join(".prune-slug_2")).unwrap();
+    let next = pruning(&host, &["--keep", "0"]);
     assert!(next.ok && next.log.contains("slug: Removing .prune-slug_2, left by an interrupted pass"), "{}", next.log);
     assert_eq!(names(&host, "slug"), [".lock", "slug_3"]);
     assert_eq!(fs::read_dir(installs(&host)).unwrap().count(), 2);
