@@ -74,20 +74,24 @@ impl fmt::Display for Prefix {
 }
 
 /// What is wrong with a document, as one line no longer than somebody reads: whoever refuses a value quotes it, and that
-/// may be all of the document, with whatever its author wants a log to say. Keeps both ends, since what is wrong and where
-/// may be at either.
+/// may be all of the document, with whatever its author wants a log to say.
 pub(crate) fn in_a_line(reason: &str) -> String {
-    const BEGINNING: usize = 300;
-    const END: usize = 100;
+    shortened(reason, 403)
+}
+
+/// As one line of at most so many characters. Keeps both ends, since what is wrong and where may be at either.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    const BETWEEN: &str = " … ";
     let legible = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    let reason = reason.chars().map(legible).collect::<String>();
-    let length = reason.chars().count();
-    if length <= BEGINNING + END {
-        return reason;
+    let text = text.chars().map(legible).collect::<String>();
+    let length = text.chars().count();
+    if length <= most {
+        return text;
     }
-    let beginning = reason.chars().take(BEGINNING).collect::<String>();
-    let end = reason.chars().skip(length - END).collect::<String>();
-    format!("{beginning} … {end}")
+    let kept = most.saturating_sub(BETWEEN.chars().count());
+    let beginning = text.chars().take(kept - kept / 4).collect::<String>();
+    let end = text.chars().skip(length - kept / 4).collect::<String>();
+    format!("{beginning}{BETWEEN}{end}")
 }
 
 /// One state of one document, for compare-and-set: on Consul its `ModifyIndex`, in a directory a hash of the bytes.

@@ -1,14 +1,22 @@
 //! What agents say of themselves: `reality/<node>/<agent>`, one document of each agent of each node.
 //!
 //! Ensures: nothing here is intent, and no agent acts on what another one says: it is for people, and for what they look
-//! through. A report that cannot be read is an error of that report alone.
+//! through. A report that cannot be read is an error of that report alone, and none is larger than [`MOST_BYTES`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::in_a_line;
+use crate::document::{in_a_line, shortened};
 use crate::{AppName, ClusterName, Document, Key, NodeName, Prefix, Version};
+
+/// The most bytes that a report has as a document: every one of them is read to show a fleet.
+pub const MOST_BYTES: usize = 256 * 1024;
+/// The most characters of a reason.
+const MOST_REASON: usize = 400;
+/// The most lines of a log, and characters of each.
+const MOST_LINES: usize = 10;
+const MOST_LINE: usize = 200;
 
 /// The document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +39,7 @@ pub struct AppReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterName>,
     pub state: State,
-    /// Since when it is in this state, for this reason: in UTC, `2026-11-22T03:14:08Z`.
+    /// Since when it is in this state, for whatever reasons: in UTC, `2026-11-22T03:14:08Z`.
     pub since: String,
     /// In a sentence; of an app that is converged, none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,6 +93,50 @@ impl Report {
         serde_json::from_slice(&document.bytes)
             .map_err(|error| in_a_line(&format!("this is no report of an agent: {error}")))
     }
+
+    /// The document that this report is, within bounds: every text is one line, and short. Where all together is too much,
+    /// logs go first, then what reasons are cut to; of more apps than can be told, those that are converged go.
+    pub fn bytes(mut self) -> Vec<u8> {
+        self.each(|app| {
+            app.shorten_reason(MOST_REASON);
+            let lines = app.log.split_off(app.log.len().saturating_sub(MOST_LINES));
+            app.log = lines.iter().map(|line| shortened(line, MOST_LINE)).collect();
+        });
+        type Cut = fn(&mut Report);
+        let cuts: [Cut; 6] = [
+            |_| {},
+            |report| report.each(|app| app.log.clear()),
+            |report| report.each(|app| app.shorten_reason(MOST_REASON / 8)),
+            |report| report.each(|app| app.reason = None),
+            |report| report.each(|app| (app.wanted, app.there) = Default::default()),
+            |report| report.apps.retain(|_, app| app.state != State::Converged),
+        ];
+        for cut in cuts {
+            cut(&mut self);
+            let bytes = serde_json::to_vec(&self).expect("names and texts are JSON");
+            if bytes.len() <= MOST_BYTES {
+                return bytes;
+            }
+        }
+        loop {
+            let half = self.apps.keys().nth(self.apps.len() / 2).cloned();
+            drop(half.map(|half| self.apps.split_off(&half)));
+            let bytes = serde_json::to_vec(&self).expect("names and texts are JSON");
+            if bytes.len() <= MOST_BYTES || self.apps.is_empty() {
+                return bytes;
+            }
+        }
+    }
+
+    fn each(&mut self, change: impl FnMut(&mut AppReport)) {
+        self.apps.values_mut().chain(&mut self.host).for_each(change);
+    }
+}
+
+impl AppReport {
+    fn shorten_reason(&mut self, most: usize) {
+        self.reason = self.reason.take().map(|reason| shortened(&reason, most));
+    }
 }
 
 #[cfg(test)]
@@ -98,6 +150,69 @@ mod tests {
         assert_eq!(serde_json::to_string(&Report::parse(&document).unwrap()).unwrap(), text);
         let broken = Document { bytes: b"[]".into(), ..document };
         assert!(Report::parse(&broken).unwrap_err().starts_with("this is no report"));
+    }
+
+    fn failing(reason: &str, log: &[String]) -> AppReport {
+        AppReport {
+            cluster: Some("dev".parse().unwrap()),
+            state: State::Failing,
+            since: "2026-11-22T03:14:08Z".to_owned(),
+            reason: Some(reason.to_owned()),
+            wanted: BTreeSet::from(["2".parse().unwrap()]),
+            there: BTreeSet::from(["1".parse().unwrap()]),
+            log: log.to_vec(),
+        }
+    }
+
+    fn report(apps: usize, app: &AppReport) -> Report {
+        let apps = (0..apps).map(|n| (format!("app{n}").parse().unwrap(), app.clone())).collect();
+        Report { version: "0.1.0".to_owned(), apps, host: None }
+    }
+
+    fn read(bytes: Vec<u8>) -> Report {
+        assert!(bytes.len() <= MOST_BYTES, "{}", bytes.len());
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[test]
+    fn what_a_report_quotes_is_short_and_on_one_line() {
+        let lines = (0..30).map(|n| format!("{n} \u{1b}[31m {}", "é".repeat(10_000))).collect::<Vec<_>>();
+        let app = failing(&format!("first\nsecond\r\0 {}", "x".repeat(100_000)), &lines);
+        let told = read(Report { host: Some(app.clone()), ..report(1, &app) }.bytes());
+        for app in told.apps.values().chain(&told.host) {
+            let reason = app.reason.as_deref().unwrap();
+            assert!(reason.starts_with("first\\nsecond\\r\\u{0} xx") && reason.ends_with("xx"), "{reason}");
+            assert_eq!(reason.chars().count(), 400);
+            assert_eq!((app.log.len(), app.log[9].starts_with("29 \\u{1b}[31m é")), (10, true), "{:?}", app.log);
+            assert!(app.log.iter().all(|line| line.chars().count() == 200 && !line.contains('\u{1b}')));
+        }
+        let short = report(1, &failing("503", &["no".to_owned()]));
+        assert_eq!(read(short.clone().bytes()), short);
+    }
+
+    #[test]
+    fn of_a_thousand_apps_that_fail_at_length_logs_go_first_and_then_reasons_are_cut() {
+        let reason = |n: usize| "\"".repeat(n);
+        let logs = vec!["x".repeat(200); 10];
+        let told = read(report(1000, &failing("503", &logs)).bytes());
+        assert!(told.apps.values().all(|app| app.log.is_empty() && app.reason.as_deref() == Some("503")));
+        let told = read(report(1000, &failing(&reason(400), &logs)).bytes());
+        assert!(told.apps.len() == 1000 && told.apps.values().all(|app| app.reason.as_ref().unwrap().len() >= 50));
+        let told = read(report(2000, &failing(&reason(400), &logs)).bytes());
+        assert!(told.apps.len() == 2000 && told.apps.values().all(|app| app.reason.is_none()));
+        assert!(told.apps.values().all(|app| app.there.len() == 1));
+    }
+
+    #[test]
+    fn a_report_of_however_many_apps_and_versions_is_no_error() {
+        let versions = (0..1000).map(|n| format!("{n}").parse().unwrap()).collect::<BTreeSet<_>>();
+        let told = read(report(1000, &AppReport { wanted: versions, ..failing("503", &[]) }).bytes());
+        assert!(told.apps.len() == 1000 && told.apps.values().all(|app| app.wanted.is_empty()));
+        let mut many = report(5000, &failing("503", &[]));
+        let converged = AppReport { state: State::Converged, reason: None, ..failing("", &[]) };
+        many.apps.extend((0..5000).map(|n| (format!("well{n}").parse().unwrap(), converged.clone())));
+        let told = read(many.bytes());
+        assert!(told.apps.len() >= 2000 && told.apps.keys().all(|app| app.as_str().starts_with("app")));
     }
 
     #[test]
