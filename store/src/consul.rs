@@ -5,6 +5,7 @@
 //! without rights a listing looks empty, and a proxy's 404 has no index. Assumes nothing of the values: keys that end in
 //! `/` are folders of Consul's own UI and ignored, a null value is an empty document.
 
+mod agents;
 mod client;
 mod hosts;
 mod instances;

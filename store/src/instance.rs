@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 
-use crate::{Alive, AppName, ClusterName, NodeName, Store, Version};
+use crate::{AppName, ClusterName, NodeName, Store, Version};
 
 /// How long a report on an instance that nobody else checks counts, in Consul: so long that a slow upgrade of the agent
 /// takes no healthy app out of DNS.
@@ -286,15 +286,6 @@ impl Store {
         match self {
             Self::Consul(consul) => consul.alive(hosts).await,
             Self::Directory(directory) => directory.alive(hosts).await,
-        }
-    }
-
-    /// Says that this agent of this node is alive until the guard is dropped or the process ends. Consul says that of a
-    /// host by itself.
-    pub async fn stay_alive(&self, node: &NodeName, agent: &str) -> Result<Alive> {
-        match self {
-            Self::Consul(_) => Ok(Alive::default()),
-            Self::Directory(directory) => directory.stay_alive(node, agent).await,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! *absent* is only said when the store said so, never because it could not be asked. Assumes nothing about who else
 //! writes: every document may be missing, torn or hostile.
 
+mod alive;
 pub mod check;
 mod consul;
 mod directory;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+pub use alive::{ALIVE_AGAIN, ALIVE_LASTS, Life};
 pub use consul::{Consul, Refused};
 pub use directory::{Alive, Directory};
 pub use document::{Document, Documents, Key, Prefix, Revision, Token, look_up};

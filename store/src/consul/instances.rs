@@ -191,12 +191,12 @@ fn millis(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
 }
 
-fn done(answer: &Answer) -> Result<()> {
+pub(super) fn done(answer: &Answer) -> Result<()> {
     if answer.status == StatusCode::OK { Ok(()) } else { Err(answer.error()) }
 }
 
 /// Some Consuls answer 404 where there is nothing to do.
-fn done_or_gone(answer: &Answer, id: &str) -> Result<()> {
+pub(super) fn done_or_gone(answer: &Answer, id: &str) -> Result<()> {
     if is_gone(answer, id) { Ok(()) } else { done(answer) }
 }
 

@@ -4,7 +4,7 @@
 //! as the writers' lock is not. Whoever asks takes a shared lock for an instant, so that two who ask do not take each
 //! other for an agent; an agent that meets one tries again. Nothing is opened through a link, and no fifo waited for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -18,7 +18,8 @@ use rustix::io::Errno;
 use tokio::task::AbortHandle;
 
 use super::{Directory, blocking};
-use crate::{NodeName, is_name};
+use crate::NodeName;
+use crate::alive::{Life, ensure_agent};
 
 /// How often an agent tries before it goes on trying beside its work: whoever asks holds the lock for microseconds.
 const TRIES: u32 = 10;
@@ -53,7 +54,7 @@ impl Drop for Held {
 
 impl Directory {
     pub(crate) async fn stay_alive(&self, node: &NodeName, agent: &str) -> Result<Alive> {
-        ensure!(is_name(agent) && !agent.contains('.'), "{agent:?} is no agent's name: a name without a dot");
+        ensure_agent(agent)?;
         if !self.keeps_instances() {
             return Ok(Alive::default());
         }
@@ -77,6 +78,24 @@ impl Directory {
         Ok(Alive { _held: Some(Held { file, trying: Some(trying.abort_handle()) }) })
     }
 
+    pub(crate) async fn alive_agents(&self, nodes: &BTreeSet<NodeName>) -> Result<BTreeMap<(NodeName, String), Life>> {
+        if !self.keeps_instances() {
+            return Ok(BTreeMap::new());
+        }
+        let (root, nodes) = (self.root.clone(), nodes.clone());
+        blocking(move || {
+            let mut agents = BTreeMap::new();
+            each(&root, |node, agent, is_alive| {
+                if let Some(node) = node.parse().ok().filter(|node| nodes.contains(node)) {
+                    agents.insert((node, agent.to_owned()), if is_alive()? { Life::Alive } else { Life::Dead });
+                }
+                Ok(())
+            })?;
+            Ok(agents)
+        })
+        .await
+    }
+
     pub(crate) async fn alive(&self, nodes: &BTreeSet<String>) -> Result<BTreeSet<String>> {
         let (root, nodes) = (self.root.clone(), nodes.clone());
         blocking(move || alive(&root, &nodes)).await
@@ -85,20 +104,28 @@ impl Directory {
 
 /// Those of `nodes` of which an agent is alive.
 pub(super) fn alive(root: &Path, nodes: &BTreeSet<String>) -> Result<BTreeSet<String>> {
-    let says = || format!("asking in {} who is alive", root.join(".store/alive").display());
-    let Some(directory) = directory(root, false).with_context(says)? else { return Ok(BTreeSet::new()) };
     let mut alive = BTreeSet::new();
+    each(root, |node, _, is_alive| {
+        if nodes.contains(node) && !alive.contains(node) && is_alive()? {
+            alive.insert(node.to_owned());
+        }
+        Ok(())
+    })?;
+    Ok(alive)
+}
+
+/// Tells of each agent that ever was: the node's name, its own, and what asks whether it is alive.
+fn each(root: &Path, mut tell: impl FnMut(&str, &str, &dyn Fn() -> Result<bool>) -> Result<()>) -> Result<()> {
+    let says = || format!("asking in {} who is alive", root.join(".store/alive").display());
+    let Some(directory) = directory(root, false).with_context(says)? else { return Ok(()) };
     for entry in Dir::read_from(&directory).with_context(says)? {
         let entry = entry.with_context(says)?;
         // No agent's name has a dot, and a node's may.
-        let node = entry.file_name().to_str().ok().and_then(|name| name.rsplit_once('.')).map(|(node, _)| node);
-        if let Some(node) = node.filter(|node| nodes.contains(*node) && !alive.contains(*node))
-            && is_held(&directory, entry.file_name()).with_context(says)?
-        {
-            alive.insert(node.to_owned());
+        if let Some((node, agent)) = entry.file_name().to_str().ok().and_then(|name| name.rsplit_once('.')) {
+            tell(node, agent, &|| is_held(&directory, entry.file_name())).with_context(says)?;
         }
     }
-    Ok(alive)
+    Ok(())
 }
 
 fn is_held(directory: &OwnedFd, name: &CStr) -> Result<bool> {

@@ -1,5 +1,6 @@
 //! Instances: one set of tests for a real Consul, which checks real ports, and for a directory, to which is reported.
 
+mod agents;
 mod app;
 mod in_consul;
 mod in_directory;
@@ -33,7 +34,14 @@ on_both_stores_async! {
     a_wait_ends_with_every_kind_of_change
     a_wait_does_not_end_with_what_does_not_matter
     a_host_is_alive_and_one_that_nobody_knows_is_not
+    an_agent_is_alive_and_one_that_never_said_so_is_not_known
+    an_app_that_is_called_as_agents_are_is_not_mixed_up_with_them
 }
+
+use agents::{
+    an_agent_is_alive_and_one_that_never_said_so_is_not_known,
+    an_app_that_is_called_as_agents_are_is_not_mixed_up_with_them,
+};
 
 async fn registered_it_is_passing_once_its_check_is(place: Place) {
     let mut app = App::new(&place, "web1").await;

@@ -31,8 +31,15 @@ async fn a_stamp_is_another_once_something_is_registered_otherwise_and_the_same_
     let other = reported(&place, "web2").await;
     other.store.register(&other.instance).await.unwrap();
     let stamp = async || until(&store, node, Option::is_some).await;
+    store.say_alive(node, "pp-setlive", true).await.unwrap();
     let mut before = stamp().await;
 
+    // Nor does it matter that an agent goes on being alive, or does not.
+    store.say_alive(node, "pp-setlive", false).await.unwrap();
+    assert_eq!(stamp().await, before);
+    put(&place, "agent/check/fail/pp-setlive@web1", &json!(null));
+    assert_eq!(stamp().await, before);
+    store.say_alive(node, "pp-setlive", false).await.unwrap();
     store.register(instance).await.unwrap();
     for (passes, says) in [(true, "runs"), (false, "does not run"), (true, "runs again")] {
         store.report(&other.instance.node, &other.instance.app, passes, says).await.unwrap();
