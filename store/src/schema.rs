@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 use anyhow::{Result, anyhow, bail, ensure};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
@@ -109,7 +109,7 @@ pub struct Config {
     #[serde(default)]
     pub min_nodes: u32,
     /// Given to the app as the file that `CONFIG_PATH` names, as it is here.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "unquoted")]
     pub user_config: Map<String, Value>,
     pub health: Option<Health>,
     /// From TERM to KILL.
@@ -127,6 +127,14 @@ pub struct Config {
 
 fn versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Version, Status>, D::Error> {
     map_without_duplicates(deserializer, "a map from version to \"prep\" or \"active\"")
+}
+
+/// An object. What is in its place may be secret, and what is wrong with a document is there for everybody to read.
+fn unquoted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(D::Error::invalid_type(Unexpected::Other("something else"), &"a JSON object")),
+    }
 }
 
 fn artifacts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Version, ArtifactSpec>, D::Error> {
@@ -450,7 +458,11 @@ mod tests {
             (CONFIG, r#"{"versions": {}, "artifacts": {"1": {"url": "file:///a"}}}"#, "artifacts.1.url: \"file:///a\""),
             (CONFIG, r#"{"versions": {}, "min_nodes": -1}"#, "min_nodes: invalid value"),
             (CONFIG, r#"{"versions": {}, "min_nodes": "3"}"#, "min_nodes: invalid type"),
-            (CONFIG, r#"{"versions": {}, "user_config": 3}"#, "user_config: invalid type"),
+            (
+                CONFIG,
+                r#"{"versions": {}, "user_config": "hunter2"}"#,
+                "user_config: invalid type: something else, expected a JSON object",
+            ),
             (CONFIG, r#"{"versions": {}, "stop_seconds": 0}"#, "stop_seconds: 0 is not a time"),
             (CONFIG, r#"{"versions": {}, "health": {}}"#, "health: give exactly one of"),
             (CONFIG, r#"{"versions": {}, "health": {"http": {"port": 0, "path": "/"}}}"#, "0 is no port"),

@@ -48,7 +48,7 @@ impl ArtifactUrl {
 impl TryFrom<String> for ArtifactUrl {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
-        let wrong = |reason: &str| format!("{text:?} is not the address of an artifact: {reason}");
+        let wrong = |reason: &str| format!("{:?} is not the address of an artifact: {reason}", without_user(&text));
         // What parsing would leave out, or take for something else, without a word.
         if !text.chars().all(|c| c.is_ascii_graphic()) || text.contains('\\') {
             return Err(wrong("characters that have to be percent-encoded"));
@@ -63,6 +63,14 @@ impl TryFrom<String> for ArtifactUrl {
             return Err(wrong("a '#' in it"));
         }
         Ok(Self(url))
+    }
+}
+
+/// What is wrong with an address is there for everybody to read, and not who may fetch from it.
+fn without_user(text: &str) -> String {
+    match (text.find(':'), text.rfind('@')) {
+        (Some(scheme), Some(user)) if scheme < user => format!("{}:…{}", &text[..scheme], &text[user..]),
+        _ => text.to_owned(),
     }
 }
 
@@ -148,6 +156,10 @@ mod tests {
         for (bad, says) in table {
             let reason = url(bad).expect_err(bad);
             assert!(reason.contains(says), "{reason} does not say {says:?}");
+        }
+        for secret in ["https://u:hunter2@h/a", "https:hunter2@h/a", "http://:hunter2@h/a b", "x://u@x:hunter2@h/../"] {
+            let reason = url(secret).unwrap_err();
+            assert!(!reason.contains("hunter2") && reason.contains(":…@h/"), "{reason}");
         }
         // Resolved by whoever parses an address, before anything else can be seen of it.
         assert_eq!(url("https://h/a/./%2e%2e/b").unwrap().to_string(), "https://h/b");
