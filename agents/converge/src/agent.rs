@@ -15,10 +15,16 @@ use store::{AppName, NodeName, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::glance::Glance;
+use crate::life::Life;
+use crate::publish::Reporter;
+use crate::report::{News, Versions};
 
 /// One agent: what it does for each app, or for the host as a whole, or both. Everything it does must be safe to be killed
 /// at any instruction, and to be done again.
 pub trait Agent: 'static {
+    /// By which name others know it: of its report, and as one that is alive.
+    const NAME: &'static str;
+
     /// The apps that this agent has something of on this host, whether intent names them or not.
     fn present(&self) -> Result<BTreeSet<AppName>> {
         Ok(BTreeSet::new())
@@ -31,7 +37,13 @@ pub trait Agent: 'static {
     /// What kept the app from converging, in words that stay the same while the reason does: a repeated one is not
     /// logged again. It is tried again after a back-off.
     fn converge(&self, _task: Task) -> impl Future<Output = Result<Outcome>> {
-        async { Ok(Outcome::Converged) }
+        async { Ok(Outcome::Nothing) }
+    }
+
+    /// Which versions of an app this agent has to do with, for its report: asked whenever an attempt has ended, so that it
+    /// is to cost little.
+    fn versions(&self, _app: &AppName, _wanted: &Wanted) -> impl Future<Output = Result<Versions>> {
+        async { Ok(Versions::default()) }
     }
 
     /// What tells, for less than an attempt takes, that an attempt at an app would find nothing to do. A single pass asks
@@ -56,7 +68,7 @@ pub trait Agent: 'static {
     /// # Errors
     /// As of [`Agent::converge`].
     fn converge_host(&self, _intent: Rc<NodeIntent>, _host: &Host) -> impl Future<Output = Result<Outcome>> {
-        async { Ok(Outcome::Converged) }
+        async { Ok(Outcome::Nothing) }
     }
 
     /// What [`Agent::converge_host`] would do; changes nothing.
@@ -90,6 +102,8 @@ pub enum Outcome {
     Converged,
     /// Something that somebody else does has to happen first; this says what. Looked at again soon.
     Waiting(String),
+    /// It is not for this agent to do anything here, and nothing is reported of it.
+    Nothing,
 }
 
 /// What intent says of one app.
@@ -115,6 +129,7 @@ pub struct Host {
     /// Only looked at: for `--plan`.
     pub read_only: bool,
     pub(crate) permits: Permits,
+    pub(crate) life: Arc<Life>,
 }
 
 /// The `--parallel` places of a process.
@@ -144,6 +159,7 @@ pub struct Task {
     pub(crate) wake: Wake,
     /// See [`Task::looked`].
     pub(crate) tell_looked: mpsc::UnboundedSender<AppName>,
+    pub(crate) reporter: Reporter,
 }
 
 /// What an attempt that ended waits for, if it said so.
@@ -186,14 +202,19 @@ impl Task {
 
     /// Waits for one of the `--parallel` places; held until it is dropped. Take it before the first change to the host.
     pub async fn permit(&self) -> OwnedSemaphorePermit {
-        self.looked();
+        self.begin();
         self.host.permits.take(1).await
     }
 
     /// Waits until all of the `--parallel` places are free: while these are held, no other app is at work on.
     pub async fn all_permits(&self) -> OwnedSemaphorePermit {
-        self.looked();
+        self.begin();
         self.host.permits.take(self.host.permits.all).await
+    }
+
+    fn begin(&self) {
+        self.looked();
+        self.reporter.tell(|| News::Begun(self.app.clone()));
     }
 
     /// As [`Task::all_permits`], if all are free now.

@@ -23,7 +23,7 @@ use rustix::fs::{
 use rustix::path::Arg;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 use store::lease::Leases;
-use store::{AppName, ClusterName, Expected, Instance, NodeName, Store};
+use store::{AppName, ClusterName, Expected, Instance, Key, NodeName, Store};
 use tokio::process::{Child, Command};
 
 use crate::step;
@@ -245,6 +245,21 @@ pub async fn report(
     (passes, says): (bool, &str),
 ) -> Result<()> {
     step(name, || store.report(node, app, passes, says)).await
+}
+
+/// See [`Store::put`].
+pub async fn put(name: &str, store: &Store, key: &Key, bytes: &[u8]) -> Result<()> {
+    step(name, || store.put(key, bytes)).await
+}
+
+/// See [`Store::say_alive`].
+pub async fn say_alive(name: &str, store: &Store, node: &NodeName, agent: &str, is_new: bool) -> Result<()> {
+    step(name, || store.say_alive(node, agent, is_new)).await
+}
+
+/// See [`Store::say_gone`].
+pub async fn say_gone(name: &str, store: &Store, node: &NodeName, agent: &str) -> Result<()> {
+    step(name, || store.say_gone(node, agent)).await
 }
 
 /// See [`Store::change_leases`].

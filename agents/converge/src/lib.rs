@@ -13,9 +13,13 @@ pub mod effect;
 pub mod files;
 mod glance;
 mod group;
+mod life;
 mod log;
 mod mark;
 mod once;
+mod pace;
+mod publish;
+mod report;
 mod schedule;
 mod settings;
 mod step;
@@ -24,6 +28,7 @@ mod watch;
 
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use store::{NodeName, Store};
@@ -37,12 +42,14 @@ pub use glance::Glance;
 pub use group::Group;
 pub use log::keep_aside;
 pub use mark::Passed;
+pub use report::{Versions, now};
 pub use settings::parse;
 pub use step::{process_is, step};
 pub use watch::LONGEST_BACKOFF;
 
 use agent::Permits;
 use mark::Mark;
+use publish::Reporter;
 
 /// For an agent's `--help`.
 pub const EXIT_STATUS: &str = "\
@@ -105,8 +112,9 @@ fn start(
         source,
         read_only: args.plan,
         permits: Permits::new(args.parallel),
+        life: Arc::default(),
     });
-    match host.and_then(|host| until_stopped(work(host))) {
+    match host.and_then(|host| until_stopped(work(host.clone()), host.say_gone())) {
         Ok(status) => status,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -128,12 +136,20 @@ async fn run<A: Agent>(
         once::pass(&agent, host).await
     } else {
         let intents = watch::intents(host);
-        Ok(schedule::keep_converging(agent, host.clone(), intents, args.interval, mark).await)
+        let said = (mark, Reporter::new::<A>(host));
+        let converging = schedule::keep_converging(agent, host.clone(), intents, args.interval, said);
+        if !host.is_told() {
+            return Ok(converging.await);
+        }
+        tokio::select! {
+            status = converging => Ok(status),
+            never = life::stay_alive(host, A::NAME) => match never {},
+        }
     }
 }
 
-/// Does this until a signal says that it is to end.
-fn until_stopped(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+/// Does this until a signal says that it is to end, and then takes its leave.
+fn until_stopped(work: impl Future<Output = Result<ExitCode>>, leave: impl Future<Output = ()>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     // The signals are armed before the work starts, and dropping the work ends what it had begun: at any point an agent
     // can be stopped at once. Threads that still write to disk end with the process.
@@ -141,7 +157,10 @@ fn until_stopped(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCod
         let stopped = stopped()?;
         tokio::select! {
             status = work => status,
-            signal = stopped => Ok(ExitCode::from(128 + signal)),
+            signal = stopped => {
+                leave.await;
+                Ok(ExitCode::from(128 + signal))
+            }
         }
     }));
     runtime.shutdown_background();

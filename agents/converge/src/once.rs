@@ -17,6 +17,8 @@ use tracing::{error, info};
 use crate::agent::{Agent, Host, HostPlan, Outcome, Task, Wake, Wanted};
 use crate::args::LogFormat;
 use crate::glance::{Glance, Glances};
+use crate::publish::Reporter;
+use crate::report::held_as_it_is;
 use crate::schedule::{Verdict, verdicts};
 use crate::watch::tell_if_empty;
 
@@ -35,7 +37,7 @@ pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCod
         let (app, result) = done?;
         let about = app.as_ref().map(display);
         match result {
-            Ok(Outcome::Converged) => converged.extend(app),
+            Ok(Outcome::Converged | Outcome::Nothing) => converged.extend(app),
             Ok(Outcome::Waiting(reason)) => info!(app = about, "waiting: {reason}"),
             Err(error) => {
                 error!(app = about, "{error:#}");
@@ -137,13 +139,14 @@ async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> 
                 continue;
             }
             Verdict::Invalid(invalid) => {
-                error!(%app, "held as it is: {invalid}");
+                error!(%app, "{}", held_as_it_is(invalid));
                 failed = true;
             }
         }
         let wanted = watch::Sender::new(verdict.wanted()).subscribe();
         let looked = mpsc::unbounded_channel().0;
-        tasks.push(Task { app, host: host.clone(), wanted, wake: Wake::default(), tell_looked: looked });
+        let (wake, reporter) = (Wake::default(), Reporter::default());
+        tasks.push(Task { app, host: host.clone(), wanted, wake, tell_looked: looked, reporter });
     }
     Ok(Round { intent: Rc::new(intent), tasks, settled, failed })
 }

@@ -20,6 +20,8 @@ use tracing::{error, info};
 
 use crate::agent::{Agent, Host, Outcome, Task, Wake, Wanted};
 use crate::mark::{FirstPass, Mark};
+use crate::publish::Reporter;
+use crate::report::{News, held_as_it_is};
 use crate::turn::Turn;
 
 /// What is to become of one app.
@@ -59,13 +61,13 @@ pub(crate) fn verdicts(intent: &NodeIntent, present: BTreeSet<AppName>) -> BTree
     verdicts
 }
 
-/// Runs for ever, on each intent that arrives; ends when no more can.
+/// Runs for ever, on each intent that arrives, or the reason why none is known; ends when no more can.
 pub(crate) async fn keep_converging<A: Agent>(
     agent: Rc<A>,
     host: Host,
-    mut intents: mpsc::Receiver<Option<NodeIntent>>,
+    mut intents: mpsc::Receiver<Result<NodeIntent, String>>,
     interval: Duration,
-    mark: Option<Mark>,
+    (mark, reporter): (Option<Mark>, Reporter),
 ) -> ExitCode {
     let (looked, mut looking) = mpsc::unbounded_channel();
     let mut schedule = Schedule {
@@ -73,6 +75,7 @@ pub(crate) async fn keep_converging<A: Agent>(
         host,
         interval,
         first_pass: FirstPass::new(mark),
+        reporter,
         looked,
         apps: BTreeMap::new(),
         intent: None,
@@ -85,8 +88,8 @@ pub(crate) async fn keep_converging<A: Agent>(
         let due = schedule.start_what_is_due();
         tokio::select! {
             intent = intents.recv() => match intent {
-                Some(Some(intent)) => schedule.apply(intent),
-                Some(None) => schedule.finish_what_was_begun(),
+                Some(Ok(intent)) => schedule.apply(intent),
+                Some(Err(reason)) => schedule.finish_what_was_begun(reason),
                 None => return ExitCode::FAILURE,
             },
             Some(done) = schedule.running.join_next() => match done {
@@ -103,7 +106,7 @@ pub(crate) async fn keep_converging<A: Agent>(
     }
 }
 
-async fn until(due: Option<Instant>) {
+pub(crate) async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
@@ -115,6 +118,7 @@ struct Schedule<A> {
     host: Host,
     interval: Duration,
     first_pass: FirstPass,
+    reporter: Reporter,
     looked: mpsc::UnboundedSender<AppName>,
     apps: BTreeMap<AppName, Slot>,
     /// `None` until one was read.
@@ -167,12 +171,13 @@ impl Drop for Slot {
 
 impl<A: Agent> Schedule<A> {
     /// No intent was ever read: all that can be done is to finish what an agent before this one began.
-    fn finish_what_was_begun(&mut self) {
+    fn finish_what_was_begun(&mut self, reason: String) {
         let unknown = |app| {
             let slot = Slot::new(&app, Verdict::Converge(Wanted::Unknown));
             (app, slot)
         };
         self.apps = self.present().into_iter().map(unknown).collect();
+        self.reporter.tell(|| News::Unknown(self.apps.keys().cloned().collect(), reason));
         self.tell();
     }
 
@@ -211,6 +216,8 @@ impl<A: Agent> Schedule<A> {
         let attempted = self.apps.iter().filter(|(_, slot)| slot.verdict != Verdict::Held);
         let named = self.intent.iter().flat_map(|intent| intent.apps.keys());
         self.first_pass.over(named, attempted.map(|(app, _)| app));
+        let verdicts = |(app, slot): (&AppName, &Slot)| (app.clone(), slot.verdict.clone());
+        self.reporter.tell(|| News::Verdicts(self.apps.iter().map(verdicts).collect()));
         self.tell();
     }
 
@@ -234,7 +241,7 @@ impl<A: Agent> Schedule<A> {
                     }
                 }
                 Verdict::Invalid(invalid) => {
-                    let text = format!("held as it is: {invalid}");
+                    let text = held_as_it_is(&invalid);
                     if slot.turn.is_news(&text) {
                         error!(%app, "{text}");
                     }
@@ -262,11 +269,14 @@ impl<A: Agent> Schedule<A> {
                 let (host, wanted, wake) = (self.host.clone(), slot.wanted.subscribe(), slot.wake.clone());
                 // Without intent there is nothing to look at an app by.
                 let looked = self.intent.as_ref().map_or_else(|| mpsc::unbounded_channel().0, |_| self.looked.clone());
-                let task = Task { app: app.clone(), host, wanted, wake, tell_looked: looked.clone() };
-                let (app, agent) = (app.clone(), self.agent.clone());
+                let (app, agent, reporter) = (app.clone(), self.agent.clone(), self.reporter.clone());
+                let (tell_looked, now) = (looked.clone(), wanted.clone());
+                let task = Task { app: app.clone(), host, wanted, wake, tell_looked, reporter: reporter.clone() };
                 self.running.spawn_local(async move {
                     let result = agent.converge(task).await;
                     let _ = looked.send(app.clone());
+                    let now = now.borrow().clone();
+                    reporter.settled(&*agent, &app, &now, &result).await;
                     (Some(app), result)
                 });
             }
@@ -283,6 +293,7 @@ impl<A: Agent> Schedule<A> {
     fn settle(&mut self, whose: Option<&AppName>, result: Result<Outcome>) {
         let Some(app) = whose else {
             self.first_pass.looked(None);
+            self.reporter.host(&result);
             return self.whole.settle(result, self.interval, true, false);
         };
         let slot = self.apps.get_mut(app).expect("a slot with a running attempt is kept");
@@ -314,6 +325,7 @@ pub(crate) mod tests {
     use std::sync::Arc;
 
     use store::Store;
+    use store::reality::State;
     use tokio::task::LocalSet;
 
     use super::*;
@@ -340,6 +352,8 @@ pub(crate) mod tests {
     }
 
     impl Agent for Scripted {
+        const NAME: &'static str = "pp-scripted";
+
         fn present(&self) -> Result<BTreeSet<AppName>> {
             Ok(["left".parse()?].into())
         }
@@ -423,6 +437,15 @@ pub(crate) mod tests {
     }
 
     async fn drive_marked(agent: &Rc<Scripted>, intents: Vec<Option<NodeIntent>>, each: Duration, mark: Option<Mark>) {
+        drive_telling(agent, intents, each, (mark, Reporter::default())).await;
+    }
+
+    async fn drive_telling(
+        agent: &Rc<Scripted>,
+        intents: Vec<Option<NodeIntent>>,
+        each: Duration,
+        to: (Option<Mark>, Reporter),
+    ) {
         agent.start.get_or_init(Instant::now);
         let host = Host {
             node: "web1".parse().unwrap(),
@@ -430,20 +453,54 @@ pub(crate) mod tests {
             source: crate::Source::Store,
             read_only: false,
             permits: Permits::new(NonZeroU32::MIN),
+            life: Arc::default(),
         };
         let (sender, receiver) = mpsc::channel(1);
         LocalSet::new()
             .run_until(async {
-                let loops = keep_converging(agent.clone(), host, receiver, Duration::from_secs(60), mark);
+                let loops = keep_converging(agent.clone(), host, receiver, Duration::from_secs(60), to);
                 let feed = async {
                     for intent in intents {
-                        sender.send(intent).await.unwrap();
+                        sender.send(intent.ok_or_else(|| "it is down".to_owned())).await.unwrap();
                         tokio::time::sleep(each).await;
                     }
                 };
                 tokio::select! { _ = loops => {}, () = feed => {} }
             })
             .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_far_each_app_is_and_the_host_is_told_as_it_comes() {
+        let told = async |script: Vec<(&str, Step)>, intents| {
+            let script = script.into_iter().map(|(app, step)| (app.parse().unwrap(), step)).collect::<VecDeque<_>>();
+            let agent = Rc::new(Scripted { script: script.into(), whole_fails: 1000, ..Scripted::default() });
+            let (sender, mut receiver) = mpsc::unbounded_channel();
+            drive_telling(&agent, intents, Duration::from_millis(10), (None, Reporter::to(sender))).await;
+            let mut said = crate::report::Said::default();
+            while let Some(news) = receiver.recv().await {
+                said.hear(news, "now");
+            }
+            let report = said.report().expect("there is something to say");
+            let apps = report.apps.into_iter().map(|(app, report)| (app.to_string(), report.state));
+            (apps.collect::<Vec<_>>(), report.host)
+        };
+        let names = [("a", "1"), ("b", "hold"), ("c", "invalid"), ("d", "1"), ("e", "1"), ("f", "1"), ("g", "1")];
+        let script = vec![("a", Step::Fail), ("d", Step::Wait), ("e", Step::Hang), ("f", Step::Work)];
+        let (apps, host) = told(script, vec![Some(intent(&names))]).await;
+        let expected = [
+            ("a", State::Failing),
+            ("b", State::Held),
+            ("c", State::Held),
+            ("d", State::Waiting),
+            // It has only looked so far at e, and left is nothing of ours.
+            ("f", State::Converging),
+            ("g", State::Converged),
+        ];
+        assert_eq!(apps, expected.map(|(app, state)| (app.to_owned(), state)));
+        assert_eq!(host.unwrap().state, State::Failing);
+        let (apps, host) = told(Vec::new(), vec![None]).await;
+        assert_eq!((apps, host), (vec![("left".to_owned(), State::Held)], None));
     }
 
     fn times(began: &[(String, Duration)], app: &str) -> Vec<f64> {

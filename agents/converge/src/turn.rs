@@ -84,7 +84,7 @@ impl Turn {
         // From the end of an attempt, so that one that takes long is not followed by the next at once.
         let delay = match &result {
             _ if std::mem::take(&mut self.changed) => Duration::ZERO,
-            Ok(Outcome::Converged) => jittered(interval),
+            Ok(Outcome::Converged | Outcome::Nothing) => jittered(interval),
             _ if is_watched => jittered(interval.min(WATCHED)),
             Ok(Outcome::Waiting(_)) => self.waiting.delay(),
             Err(_) => self.failing.delay(),
@@ -93,7 +93,7 @@ impl Turn {
         let app = self.app.clone();
         let app = app.as_ref().map(display);
         match result {
-            Ok(Outcome::Converged) => {
+            Ok(Outcome::Converged | Outcome::Nothing) => {
                 self.failing.reset();
                 self.waiting.reset();
                 if wanted && self.said.take().is_some() {

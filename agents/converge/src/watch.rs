@@ -1,5 +1,5 @@
-//! The stream of what this node shall run: one value at the start, and one after each change; or first that nobody
-//! knows, when the store does not answer.
+//! The stream of what this node shall run: one value at the start, and one after each change; or first why nobody knows,
+//! when the store does not answer.
 //!
 //! Ensures: only what was read as a whole is passed on; a store that is down, hangs or answers nonsense is a line in the
 //! log, once, and then tried again. What was known before stays in force meanwhile.
@@ -18,8 +18,10 @@ use crate::backoff::Backoff;
 /// The longest time after which an agent asks a store again that was away.
 pub const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
+type Intents = mpsc::Sender<Result<NodeIntent, String>>;
+
 /// Watches the store until the receiver is dropped.
-pub(crate) fn intents(host: &Host) -> mpsc::Receiver<Option<NodeIntent>> {
+pub(crate) fn intents(host: &Host) -> mpsc::Receiver<Result<NodeIntent, String>> {
     let (sender, receiver) = mpsc::channel(1);
     let host = host.clone();
     tokio::task::spawn_local(async move {
@@ -31,7 +33,7 @@ pub(crate) fn intents(host: &Host) -> mpsc::Receiver<Option<NodeIntent>> {
     receiver
 }
 
-async fn watch(host: &Host, sender: &mpsc::Sender<Option<NodeIntent>>) {
+async fn watch(host: &Host, sender: &Intents) {
     let mut backoff = Backoff::new(Duration::from_secs(1), LONGEST_BACKOFF);
     let mut said = None;
     let mut seen = None;
@@ -46,15 +48,15 @@ async fn watch(host: &Host, sender: &mpsc::Sender<Option<NodeIntent>>) {
                 }
             }
             Err(error) => {
-                let text = format!("{error:#}");
+                let text = format!("{error:#}; everything stays as it is, trying again");
+                if !std::mem::replace(&mut told, true) {
+                    let _ = sender.send(Err(text.clone())).await;
+                }
                 if said.as_ref() == Some(&text) {
                     debug!("{text}");
                 } else {
-                    error!("{text}; everything stays as it is, trying again");
+                    error!("{text}");
                     said = Some(text);
-                }
-                if !std::mem::replace(&mut told, true) {
-                    let _ = sender.send(None).await;
                 }
                 // What changes from here on is found by reading, not by waiting on a connection that failed.
                 seen = None;
@@ -65,7 +67,7 @@ async fn watch(host: &Host, sender: &mpsc::Sender<Option<NodeIntent>>) {
 }
 
 /// Waits for a change to what was seen, if anything was; then reads and passes on.
-async fn step(host: &Host, sender: &mpsc::Sender<Option<NodeIntent>>, seen: &mut Option<Token>) -> Result<()> {
+async fn step(host: &Host, sender: &Intents, seen: &mut Option<Token>) -> Result<()> {
     if let Some(token) = seen {
         host.store.wait(token).await?;
     }
@@ -73,7 +75,7 @@ async fn step(host: &Host, sender: &mpsc::Sender<Option<NodeIntent>>, seen: &mut
     *seen = Some(token);
     tell_if_empty(host, &intent);
     // Nobody is left to tell only when the process is about to end.
-    let _ = sender.send(Some(intent)).await;
+    let _ = sender.send(Ok(intent)).await;
     Ok(())
 }
 

@@ -33,6 +33,8 @@ impl Direct {
 }
 
 impl Agent for Direct {
+    const NAME: &'static str = "pt-direct";
+
     fn present(&self) -> Result<BTreeSet<AppName>> {
         self.setlive.present()
     }
@@ -56,7 +58,7 @@ impl Agent for Direct {
     async fn converge_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<Outcome> {
         match &self.filter {
             Some(filter) => filter.converge_host(intent, host).await,
-            None => Ok(Outcome::Converged),
+            None => Ok(Outcome::Nothing),
         }
     }
 
@@ -75,6 +77,7 @@ fn both(prepared: Result<Outcome>, live: Result<Outcome>) -> Result<Outcome> {
         // Whatever is waited for, it is not going to come.
         (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
         (Ok(Outcome::Waiting(one)), Ok(Outcome::Waiting(other))) => Ok(Outcome::Waiting(format!("{one}; {other}"))),
+        (Ok(Outcome::Nothing), Ok(outcome)) | (Ok(outcome), Ok(Outcome::Nothing)) => Ok(outcome),
         (Ok(Outcome::Converged), Ok(outcome)) | (Ok(outcome), Ok(Outcome::Converged)) => Ok(outcome),
     }
 }
@@ -87,7 +90,7 @@ mod tests {
     fn no_reason_is_lost_and_a_failure_is_more_than_what_waits_for_it() {
         let waiting = |text: &str| Ok(Outcome::Waiting(text.to_owned()));
         let said = |prepared, live| match both(prepared, live) {
-            Ok(Outcome::Converged) => String::new(),
+            Ok(Outcome::Converged | Outcome::Nothing) => String::new(),
             Ok(Outcome::Waiting(reason)) => format!("waiting: {reason}"),
             Err(error) => format!("{error:#}"),
         };

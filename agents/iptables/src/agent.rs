@@ -93,6 +93,8 @@ impl PacketFilter {
 }
 
 impl Agent for PacketFilter {
+    const NAME: &'static str = "pp-iptables";
+
     /// For a single app there is nothing to do: only for all of them together.
     fn glance(&self) -> Option<Glance> {
         if let Place::Chain(chain) = &self.place {

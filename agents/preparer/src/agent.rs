@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
-use converge::{Agent, Glance, Outcome, Task, Wanted, blocking};
-use store::AppName;
+use converge::{Agent, Glance, Outcome, Task, Versions, Wanted, blocking};
 use store::intent::App;
+use store::{AppName, Version};
 
 use crate::attempt::{Attempt, all};
 use crate::decide::{Plan, Unwanted, decide, install_name};
@@ -43,6 +43,8 @@ impl Preparer {
 }
 
 impl Agent for Preparer {
+    const NAME: &'static str = "pp-preparer";
+
     /// Of an app that intent does not name nothing is removed.
     fn present(&self) -> Result<BTreeSet<AppName>> {
         Ok(BTreeSet::new())
@@ -54,14 +56,14 @@ impl Agent for Preparer {
     }
 
     async fn converge(&self, mut task: Task) -> Result<Outcome> {
-        let Wanted::App(app) = task.wanted() else { return Ok(Outcome::Converged) };
+        let Wanted::App(app) = task.wanted() else { return Ok(Outcome::Nothing) };
         let (keep, seen) = (self.keep, app.clone());
         if is_done(&blocking(move || look(&seen, &keep)).await?) {
             return Ok(Outcome::Converged);
         }
         let permit = task.permit().await;
         // That may have taken long enough for intent to change.
-        let Wanted::App(app) = task.wanted() else { return Ok(Outcome::Converged) };
+        let Wanted::App(app) = task.wanted() else { return Ok(Outcome::Nothing) };
         let installs = Installs::of(&app);
         let holding = installs.clone();
         let Some(lock) = blocking(move || holding.lock()).await? else {
@@ -74,6 +76,19 @@ impl Agent for Preparer {
         let pruned = Prune { installs, guard, keep }.run(task).await;
         all([prepared, pruned].into_iter().filter_map(Result::err).collect())?;
         Ok(Outcome::Converged)
+    }
+
+    async fn versions(&self, _: &AppName, wanted: &Wanted) -> Result<Versions> {
+        let Wanted::App(app) = wanted.clone() else { return Ok(Versions::default()) };
+        blocking(move || {
+            // What keeps them from being seen is for an attempt to say.
+            let installed = Installs::of(&app).names().unwrap_or_default();
+            let wanted = app.versions().cloned().collect::<BTreeSet<_>>();
+            let is_there = |version: &&Version| installed.contains(&install_name(&app.name, version));
+            let there = wanted.iter().filter(is_there).cloned().collect();
+            Ok(Versions { wanted, there, log: Vec::new() })
+        })
+        .await
     }
 
     async fn plan(&self, mut task: Task) -> Result<Vec<String>> {

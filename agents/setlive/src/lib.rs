@@ -36,9 +36,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use converge::files;
-use converge::{Agent, Glance, Host, Outcome, Source, Task, Wanted, blocking};
+use converge::{Agent, Glance, Host, Outcome, Source, Task, Versions, Wanted, blocking};
 use store::intent::{App, NodeIntent, looks_gone};
-use store::{Alive, AppName, ClusterName, NodeName, Store};
+use store::{AppName, ClusterName, NodeName, Store, Version};
 use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit};
 use tokio::task::JoinHandle;
 use tracing::debug;
@@ -95,8 +95,6 @@ pub struct Setlive {
     http: reqwest::Client,
     /// What the store calls this host, once that was asked.
     host: OnceCell<String>,
-    /// Says in a directory that this node is alive, for as long as we are.
-    alive: OnceCell<Alive>,
     store: Store,
     /// Of what is registered, as a single pass asked for it when it began.
     stamp: RefCell<Option<JoinHandle<Result<Option<String>>>>>,
@@ -154,7 +152,6 @@ impl Setlive {
             site: Arc::new(site),
             http: health::client().context("setting up an HTTP client")?,
             host: OnceCell::new(),
-            alive: OnceCell::new(),
             store: host.store.clone(),
             stamp: RefCell::default(),
             watches: Rc::default(),
@@ -176,6 +173,8 @@ fn absolute(dir: &Path) -> Result<PathBuf> {
 }
 
 impl Agent for Setlive {
+    const NAME: &'static str = "pp-setlive";
+
     fn present(&self) -> Result<BTreeSet<AppName>> {
         self.site.records.apps()
     }
@@ -223,11 +222,25 @@ impl Agent for Setlive {
     }
 
     async fn converge_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<Outcome> {
-        if !self.site.alone {
-            self.say_alive(host).await?;
-            self.keep_registered(&intent, host).await?;
+        if self.site.alone {
+            return Ok(Outcome::Nothing);
         }
+        self.say_alive(host).await?;
+        self.keep_registered(&intent, host).await?;
         Ok(Outcome::Converged)
+    }
+
+    async fn versions(&self, app: &AppName, wanted: &Wanted) -> Result<Versions> {
+        let active = match wanted {
+            Wanted::App(app) => app.active.clone(),
+            Wanted::Unnamed | Wanted::Unknown | Wanted::Held => None,
+        };
+        let (site, app) = (self.site.clone(), app.clone());
+        blocking(move || {
+            let record = site.records.load(&app)?.filter(|record| site.owner(record) == Owner::Us);
+            Ok(versions(active, record))
+        })
+        .await
     }
 
     async fn plan(&self, mut task: Task) -> Result<Vec<String>> {
@@ -255,7 +268,7 @@ impl Setlive {
 
     async fn say_alive(&self, host: &Host) -> Result<()> {
         if !self.site.alone {
-            self.alive.get_or_try_init(|| host.store.stay_alive(&host.node, "pp-setlive")).await?;
+            host.stay_alive(Self::NAME).await?;
         }
         Ok(())
     }
@@ -355,6 +368,15 @@ fn goal(app: &AppName, wanted: &Wanted) -> Goal {
         Ok(definition) => Goal::Run(definition),
         Err(error) => Goal::Unusable { reason: format!("{error:#}") },
     }
+}
+
+/// What there is to report of an app of which this version is the active one.
+fn versions(active: Option<Version>, record: Option<Record>) -> Versions {
+    let Some(record) = record else { return Versions { wanted: active.into_iter().collect(), ..Versions::default() } };
+    let failures = record.failed.into_values().filter(|failure| Some(&failure.version) == active.as_ref());
+    let there = record.healthy.into_iter().map(|healthy| healthy.version).collect();
+    let log = failures.map(|failure| failure.log).next_back().unwrap_or_default();
+    Versions { wanted: active.into_iter().collect(), there, log }
 }
 
 impl Site {

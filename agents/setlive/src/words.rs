@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+pub(crate) use converge::now;
 use store::lease::{Down, FailedDigest};
 use store::{AppName, ClusterName, NodeName, Registered};
 use time::OffsetDateTime;
@@ -9,12 +10,6 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::protocol::Reason;
 use crate::record::Record;
-
-/// Now, in UTC and whole seconds: `2026-11-22T03:14:08Z`.
-pub(crate) fn now() -> String {
-    let now = OffsetDateTime::now_utc().replace_nanosecond(0).expect("0 is a number of nanoseconds");
-    now.format(&Rfc3339).expect("a year of four digits")
-}
 
 /// `since 40 s`, in steps that do not make a new message of each look.
 fn since(since: &str, now: SystemTime) -> String {

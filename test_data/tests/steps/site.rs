@@ -13,6 +13,7 @@ use fixtures::{Behaviour, Consul, Host, Namespace, SOON, Scratch, Slug, bin, end
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use serde_json::Value;
 
+use crate::names::{self, OF_ITSELF};
 use crate::scenarios::{On, Scenario};
 use crate::snapshot::Snapshot;
 use crate::supervisor::Supervisor;
@@ -212,8 +213,10 @@ impl Site {
         self.host.path("steps")
     }
 
+    /// But for what an agent says of itself, which comes when it will.
     fn steps(&self) -> Steps {
-        fs::read_to_string(self.list()).unwrap_or_default().lines().map(str::to_owned).collect()
+        let list = fs::read_to_string(self.list()).unwrap_or_default();
+        list.lines().filter(|step| !OF_ITSELF.contains(&names::of(step))).map(str::to_owned).collect()
     }
 
     /// Takes away all that agents ever made, and all that runs.

@@ -50,11 +50,16 @@ impl Snapshot {
     }
 }
 
-/// Neither what supervisors and loggers write, nor the one large file, that is linked from elsewhere.
+/// Neither what supervisors and loggers write, nor the one large file, that is linked from elsewhere; nor what an agent that
+/// is at work says of itself, which comes a while later.
 fn is_kept(path: &Path) -> bool {
     let named = |name: &str| path.components().any(|part| part.as_os_str() == name);
     let logged = named("log") && !path.ends_with("log") && !path.ends_with("run");
-    !named("supervise") && !logged && !path.ends_with("bin/slug") && !path.ends_with("bin/pp-setlive")
+    !named("supervise")
+        && !named("reality")
+        && !logged
+        && !path.ends_with("bin/slug")
+        && !path.ends_with("bin/pp-setlive")
 }
 
 fn plain(path: &Path, entry: Entry) -> Entry {

@@ -8,6 +8,7 @@ mod limits;
 mod prepare;
 mod progress;
 mod prune;
+mod report;
 mod support;
 mod tls;
 mod verify;
