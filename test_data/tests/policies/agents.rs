@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use fixtures::{Behaviour, Host, Pass, pass};
+use fixtures::{Agent, Behaviour, Host, Pass, SOON, eventually, pass};
 use serde_json::{Value, json};
 
 use crate::place::{consul, rules, token, writes};
@@ -130,15 +130,53 @@ fn an_agent_that_lacks_a_right_holds_everything_and_names_the_right() {
     host.serves("2");
 }
 
+fn watching(host: &Host, token: &str) -> Agent {
+    let mut setlive = host.setlive();
+    with(&mut setlive, token);
+    host.watch(setlive)
+}
+
+#[test]
+fn an_agent_says_how_it_is_and_one_that_may_not_says_what_that_takes_once_and_converges_all_the_same() {
+    let (host, full) = host();
+    let consul = host.consul.as_ref().unwrap();
+    let report = || consul.get("reality/web1/pp-setlive");
+    let is_alive = || {
+        let check = consul.http("GET", "/v1/health/checks/platypus-agent?passing", b"").1;
+        serde_json::from_str::<Value>(&check).unwrap()[0]["ServiceID"] == "pp-setlive@web1"
+    };
+    let agent = watching(&host, &full);
+    eventually("it says how it is", SOON, || (report().is_some() && is_alive()).then_some(()));
+    assert!(!agent.log().contains("403"), "{}", agent.log());
+    agent.stop();
+
+    let nobody = r#"service "platypus-agent" { policy = "read" }"#;
+    let less = token(consul, &[&(without(r#"key_prefix "reality/""#, Some("read")) + nobody)]);
+    let before = report();
+    let agent = watching(&host, &less);
+    let missing = [
+        r#"needs key "reality/web1/pp-setlive" { policy = "write" }; what this agent reports is kept for later"#,
+        r#"needs service "platypus-agent" { policy = "write" }; others may take this agent for dead"#,
+    ];
+    agent.says(missing[1]);
+    host.activate("2", json!({}));
+    agent.says(missing[0]);
+    host.serves("2");
+    agent.says("slug: 2 is live");
+    for once in missing {
+        assert_eq!(agent.log().matches(once).count(), 1, "{}", agent.log());
+    }
+    assert!(report() == before && !is_alive());
+    agent.stop();
+}
+
 #[test]
 fn an_agent_that_watches_says_what_it_lacks_and_goes_on_once_it_has_it() {
     let (host, _) = host();
     let consul = host.consul.as_ref().unwrap();
     let pid = host.pid();
     let token = token(consul, &[""]);
-    let mut setlive = host.setlive();
-    with(&mut setlive, &token);
-    let agent = host.watch(setlive);
+    let agent = watching(&host, &token);
     agent.says(r#"key_prefix "nodes/web1/" { policy = "read" }"#);
     agent.says("everything stays as it is");
     host.activate("2", json!({}));
