@@ -21,8 +21,8 @@ key_prefix "reality/" {
   policy = "write"
 }
 
-# Instances, their checks, reports and maintenance. Consul's agent keeps a service in the catalog with the token that it was
-# registered with.
+# Instances, their checks, reports and maintenance; and, as the service platypus-agent, that agents are alive. Consul's agent
+# keeps a service in the catalog with the token that it was registered with.
 service_prefix "" {
   policy = "write"
 }
