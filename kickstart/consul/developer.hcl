@@ -15,6 +15,15 @@ key_prefix "clusters/APP/" {
   policy = "read"
 }
 
+# What was changed of it, when and by whom: pp-store log. A change is recorded before it is made, so that who may write a config
+# may write its history, too, and could change what it says of them.
+key_prefix "history/APP/" {
+  policy = "read"
+}
+key_prefix "history/APP/CLUSTER/" {
+  policy = "write"
+}
+
 # Which of its hosts waits for which, and what failed: pp-store leases. To let it be tried again is for operators: who may
 # write a lease may take the app down.
 key_prefix "locks/APP/" {

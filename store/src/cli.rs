@@ -10,11 +10,13 @@ mod get;
 mod import;
 mod intent;
 mod leases;
+mod log;
 mod ls;
 mod put;
 mod release;
 mod retry;
 mod rm;
+mod write;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -28,6 +30,7 @@ use store::schema::IntentKey;
 use store::{AppName, ClusterName, Directory, Expected, Key, NodeName, Prefix, Revision, Store, Version};
 
 use change::{Change, Sides};
+use write::Message;
 
 const EXAMPLES: &str = r#"Examples:
   Let two hosts run version 0.2 of slug, and have 0.1 at hand:
@@ -45,6 +48,11 @@ const EXAMPLES: &str = r#"Examples:
     pp-store get clusters/slug/dev/config --json > seen
     pp-store put clusters/slug/dev/config @new --cas "$(jq -r .revision seen)"
     pp-store put nodes/web3/slug '{"cluster": "dev"}' --cas absent
+
+  See what has changed, by whom and why, and what exactly:
+    pp-store put clusters/slug/dev/config @new -m 'more memory, see the graphs of Monday'
+    pp-store log slug dev
+    pp-store log slug dev -n 1 --diff
 
   Take slug off its hosts and, once they have stopped it, forget the cluster:
     pp-store rm nodes/web1/slug nodes/web2/slug
@@ -71,6 +79,12 @@ With --json:
   get   {"key", "revision", "value"}, with "text" or "error" instead of "value" when it is no JSON
   put   {"key", "written"}
   rm    {"removed": [key], "absent": [key]}
+  log   [{"number", "key", "who", "at", "message", "was", "is", "document", "state"}], the newest first, where "was" and "is"
+        are digests of the document before and after (null: there is none), "document" is what it becomes (text where it is
+        no JSON; null of a removal, and of what is too large to be kept), and "state" is "current", "applied", "not applied",
+        "changed outside since" or "unknown"; before them {"key", "document", "state": "changed outside"} of what no entry
+        has, and {"key", "state": "not recorded"} of what has no entry; with --diff each has its "diff"; and {"key", "error"}
+        of what cannot be read
   import, export
         {"changes": [{"key", "change", "done"}], "left": [{"key", "reason"}], "identical": n}, where "change" is "create",
         "change" or "remove", and with --dry-run each has its "diff"
@@ -93,7 +107,7 @@ Exit status:
   0  done
   1  it failed, or there is no such document, cluster or entry; check: something is invalid
   2  wrong usage; check: something is suspicious, nothing is invalid
-  3  somebody else was faster: put --cas, release and retry wrote nothing, import and export stopped or left out what they
+  3  somebody else was faster: put, release and retry wrote nothing, import and export stopped or left out what they
      had changed
 
 Consul is reached as the consul command reaches it: CONSUL_HTTP_ADDR (without --store), CONSUL_HTTP_TOKEN,
@@ -122,6 +136,8 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List keys, all of them or those under a prefix
+    ///
+    /// Those under history/ only where the prefix begins so: there is one for each change.
     Ls {
         /// Such as nodes/web1 or clusters/slug
         #[arg(default_value = "", hide_default_value = true, value_parser = Prefix::parse)]
@@ -144,6 +160,8 @@ enum Command {
         /// Write only if the document is still at this revision, as get --json tells it; "absent": if there is none
         #[arg(long, value_name = "TOKEN", value_parser = expected)]
         cas: Option<Expected>,
+        #[command(flatten)]
+        message: Message,
     },
     /// Remove documents, those of nodes first
     ///
@@ -157,6 +175,29 @@ enum Command {
         /// Remove a cluster's documents also while nodes need them; those nodes keep what they run as it is
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Say what pp-store has changed of a cluster: who, when, why, and what became of it
+    ///
+    /// Each change of a cluster's config and deploy_config, and of the nodes/<node>/<app> that name the cluster, is an entry
+    /// under history/<app>/<cluster>/, which pp-store writes before the change itself. The newest comes first: its number,
+    /// when, who, the key, what the document says in short, and the message that was given with -m.
+    ///
+    /// In brackets: "current" is what is there now. "not applied" was recorded and not done: pp-store was killed between
+    /// the two, or somebody else was faster. "changed outside since" is what something else has replaced: an editor, the
+    /// consul command, another tool. What is there now and in no entry has a line of its own, without a number.
+    ///
+    /// The last 100 entries of the cluster's documents are kept, and the last 100 of its nodes', 4 MiB of them at the
+    /// most. They hold what the documents held, user_config and all. Who made a change is as they said it themselves (by
+    /// SUDO_USER, USER or LOGNAME): who may, Consul's access control says.
+    Log {
+        /// Such as slug
+        app: AppName,
+        /// Such as dev
+        cluster: ClusterName,
+        #[command(flatten)]
+        options: log::Options,
     },
     /// Make the store's intent what a directory holds
     ///
@@ -311,8 +352,11 @@ async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> 
     match command {
         Command::Ls { prefix } => ls::run(store, &prefix, json).await,
         Command::Get { key } => get::run(store, &key, json).await,
-        Command::Put { key, document, cas } => put::run(store, &key, &document, cas.as_ref(), json).await,
-        Command::Rm { keys, force } => rm::run(store, keys, force, json).await,
+        Command::Put { key, document, cas, message } => {
+            put::run(store, &key, &document, cas.as_ref(), &message, json).await
+        }
+        Command::Rm { keys, force, message } => rm::run(store, keys, force, &message, json).await,
+        Command::Log { app, cluster, options } => log::run(store, &app, &cluster, options, json).await,
         Command::Import { dir, options } => import::run(store, &dir, options, json).await,
         Command::Export { dir, options } => export::run(store, &dir, options, json).await,
         Command::Check { dir: _, repo, access } => check::run(store, repo.as_ref().zip(Some(&access)), json).await,

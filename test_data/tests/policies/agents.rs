@@ -66,6 +66,7 @@ fn agents_deploy_and_replace_with_their_policy_alone_and_cannot_write_intent() {
         "clusters/slug/dev/deploy_config",
         "clusters/platypus/main/config",
         "clusters/platypus/main/deploy_config",
+        "history/slug/dev/00000001",
         "other/key",
     ] {
         assert!(!writes(consul, &token, key), "{key}");
