@@ -30,6 +30,12 @@ key_prefix "locks/APP/" {
   policy = "read"
 }
 
+# Which host has which version, and why one has not: pp-store set asks before it activates one. A report is of all apps of a
+# host, so that developers see how each other's are.
+key_prefix "reality/" {
+  policy = "read"
+}
+
 # How its instances are.
 service "APP" {
   policy = "read"

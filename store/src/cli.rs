@@ -4,18 +4,23 @@ mod age;
 mod change;
 mod check;
 mod cluster;
+mod edit;
 mod export;
 mod finding;
+mod flag;
 mod get;
 mod import;
 mod intent;
 mod leases;
 mod log;
 mod ls;
+mod prepared;
 mod put;
 mod release;
 mod retry;
 mod rm;
+mod rollback;
+mod set;
 mod write;
 
 use std::io::{self, Write};
@@ -30,6 +35,7 @@ use store::schema::IntentKey;
 use store::{AppName, ClusterName, Directory, Expected, Key, NodeName, Prefix, Revision, Store, Version};
 
 use change::{Change, Sides};
+use flag::Flag;
 use write::Message;
 
 const EXAMPLES: &str = r#"Examples:
@@ -48,6 +54,15 @@ const EXAMPLES: &str = r#"Examples:
     pp-store get clusters/slug/dev/config --json > seen
     pp-store put clusters/slug/dev/config @new --cas "$(jq -r .revision seen)"
     pp-store put nodes/web3/slug '{"cluster": "dev"}' --cas absent
+
+  Have 0.3 fetched, then make it the active version; 0.2 stays at hand. And back:
+    pp-store set slug dev 0.3=prep
+    pp-store set slug dev 0.3=active -m 'faster, see the notes of 0.3'
+    pp-store rollback slug dev
+
+  Work on slug on web1 by hand:
+    pp-store hold web1 slug -m 'looking at its memory'
+    pp-store unhold web1 slug
 
   See what has changed, by whom and why, and what exactly:
     pp-store put clusters/slug/dev/config @new -m 'more memory, see the graphs of Monday'
@@ -79,6 +94,11 @@ With --json:
   get   {"key", "revision", "value"}, with "text" or "error" instead of "value" when it is no JSON
   put   {"key", "written"}
   rm    {"removed": [key], "absent": [key]}
+  set   {"key", "written", "versions": {version: "active" or "prep"}}
+  rollback
+        {"key", "written", "number"}, where "number" is of the entry whose document is back
+  hold, unhold
+        {"key", "written"}
   log   [{"number", "key", "who", "at", "message", "was", "is", "document", "state"}], the newest first, where "was" and "is"
         are digests of the document before and after (null: there is none), "document" is what it becomes (text where it is
         no JSON; null of a removal, and of what is too large to be kept), and "state" is "current", "applied", "not applied",
@@ -107,7 +127,7 @@ Exit status:
   0  done
   1  it failed, or there is no such document, cluster or entry; check: something is invalid
   2  wrong usage; check: something is suspicious, nothing is invalid
-  3  somebody else was faster: put, release and retry wrote nothing, import and export stopped or left out what they
+  3  somebody else was faster: put, set, rollback, hold, release and retry wrote nothing, import and export stopped or left out what they
      had changed
 
 Consul is reached as the consul command reaches it: CONSUL_HTTP_ADDR (without --store), CONSUL_HTTP_TOKEN,
@@ -175,6 +195,65 @@ enum Command {
         /// Remove a cluster's documents also while nodes need them; those nodes keep what they run as it is
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Say of versions which are to be there, and which one runs
+    ///
+    /// VERSION=prep has hosts fetch and unpack it, VERSION=active has them run it, VERSION=rm takes it out. What was active
+    /// becomes prep in the same write, so that hosts can come back to it. Of clusters/<app>/<cluster>/config nothing else
+    /// changes, not even its layout.
+    ///
+    /// Refused without --force: to activate what no node is known to have (what its pp-preparer reports counts, under
+    /// reality/<node>/pp-preparer); to take out the active version; to leave no version active, by which all hosts stop the
+    /// app at once, whatever min_nodes says.
+    Set {
+        /// Such as slug
+        app: AppName,
+        /// Such as dev
+        cluster: ClusterName,
+        /// Such as 0.2=active
+        #[arg(required = true, value_name = "VERSION=active|prep|rm")]
+        versions: Vec<set::Assignment>,
+        /// Do it all the same
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Put a cluster's config back as it was: its version, its user_config and all
+    ///
+    /// Without N that is the newest config of the history that was in force and differs from the one that is there: twice
+    /// in a row is there and back. With N it is the document of that entry of `pp-store log`, whatever became of it then.
+    /// The deploy_config stays as it is. Hosts go on with what they run until they have the version.
+    Rollback {
+        /// Such as slug
+        app: AppName,
+        /// Such as dev
+        cluster: ClusterName,
+        /// The number of an entry
+        #[arg(value_name = "N")]
+        number: Option<u64>,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Have agents leave an app on one node as it is, while somebody works on it by hand
+    ///
+    /// Writes "hold": true into nodes/<node>/<app>, and changes nothing else in it.
+    Hold {
+        /// Such as web1
+        node: NodeName,
+        /// Such as slug
+        app: AppName,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Have agents see to an app on one node again
+    Unhold {
+        /// Such as web1
+        node: NodeName,
+        /// Such as slug
+        app: AppName,
         #[command(flatten)]
         message: Message,
     },
@@ -356,6 +435,18 @@ async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> 
             put::run(store, &key, &document, cas.as_ref(), &message, json).await
         }
         Command::Rm { keys, force, message } => rm::run(store, keys, force, &message, json).await,
+        Command::Set { app, cluster, versions, force, message } => {
+            set::run(store, (&app, &cluster), &versions, force, &message, json).await
+        }
+        Command::Rollback { app, cluster, number, message } => {
+            rollback::run(store, &app, &cluster, number, &message, json).await
+        }
+        Command::Hold { node, app, message } => {
+            flag::one(store, (&node, &app), (Flag::Hold, true), &message, json).await
+        }
+        Command::Unhold { node, app, message } => {
+            flag::one(store, (&node, &app), (Flag::Hold, false), &message, json).await
+        }
         Command::Log { app, cluster, options } => log::run(store, &app, &cluster, options, json).await,
         Command::Import { dir, options } => import::run(store, &dir, options, json).await,
         Command::Export { dir, options } => export::run(store, &dir, options, json).await,

@@ -134,7 +134,7 @@ fn pointing(nodes: &Documents, app: &AppName, cluster: &ClusterName) -> There {
     ours.collect()
 }
 
-pub(super) fn now(there: &There) -> impl Fn(&str) -> Now {
+fn now(there: &There) -> impl Fn(&str) -> Now {
     |key| match there.get(key) {
         Some(Ok(document)) => Now::Is(document.as_ref().map(|document| digest(&document.bytes))),
         Some(Err(_)) | None => Now::Unknown,

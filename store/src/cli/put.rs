@@ -50,7 +50,7 @@ async fn put(mut writer: Writer<'_>, store: &Store, key: &Key, bytes: Vec<u8>) -
     if let (Store::Directory(_), Err(_)) = (store, store.get(key).await) {
         return writer.overwrite(key, Some(&bytes)).await.map(|()| true);
     }
-    let written = writer.change(key, async |_, _| Ok((Some(bytes.clone()), ())));
+    let written = writer.change(key, async |_| Ok((Some(bytes.clone()), ())));
     Ok(written.await?.is_some())
 }
 

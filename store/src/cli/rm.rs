@@ -8,11 +8,8 @@ use store::schema::{IntentKey, NodeDocument};
 use store::{AppName, ClusterName, Documents, Key, Prefix, Store};
 
 use super::change::{Action, Change};
-use super::write::{Message, Writer};
+use super::write::{Message, TRIES, Writer};
 use super::{Outcome, note, print_json};
-
-/// How often a document is removed that somebody else has just written.
-const TRIES: usize = 8;
 
 pub(super) async fn run(
     store: &Store,

@@ -16,7 +16,7 @@ use super::change::{Action, Change};
 use super::note;
 
 /// How often a change is made anew to what somebody else has just written.
-const TRIES: usize = 8;
+pub(super) const TRIES: usize = 8;
 
 /// For the commands that write.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -24,6 +24,13 @@ pub(super) struct Message {
     /// Why, for whoever reads `pp-store log`
     #[arg(short, long, value_name = "TEXT", value_parser = message)]
     pub(super) message: Option<String>,
+}
+
+impl Message {
+    /// Where nothing is said.
+    pub(super) fn or(&self, message: &str) -> Self {
+        Self { message: self.message.clone().or_else(|| Some(message.to_owned())) }
+    }
 }
 
 fn message(text: &str) -> Result<String, String> {
@@ -85,11 +92,11 @@ impl<'a> Writer<'a> {
     pub(super) async fn change<T>(
         &mut self,
         key: &Key,
-        mut next: impl AsyncFnMut(&mut Self, Option<&Document>) -> Result<(Option<Vec<u8>>, T)>,
+        mut next: impl AsyncFnMut(Option<&Document>) -> Result<(Option<Vec<u8>>, T)>,
     ) -> Result<Option<T>> {
         for _ in 0..TRIES {
             let found = self.store.get(key).await?;
-            let (to, said) = next(self, found.as_ref()).await?;
+            let (to, said) = next(found.as_ref()).await?;
             let action = match (found, to) {
                 (_, None) => return Ok(Some(said)),
                 (Some(from), Some(to)) if from.bytes == to => return Ok(Some(said)),

@@ -63,6 +63,13 @@ fn a_developer_writes_the_config_of_the_clusters_that_are_named_and_nothing_else
     let (status, out, err) = pp_store(&consul.url(), &token, &["log", "slug", "development"]);
     assert!(status == 0 && out.contains("clusters/slug/development/config: no version active (current)"), "{out}{err}");
     assert!(!out.contains("deploy_config: changed"), "what was refused is not recorded: {out}");
+    let run = |arguments: &[&str]| pp_store(&consul.url(), &token, arguments);
+    assert_eq!(run(&["set", "slug", "development", "0.3=prep"]).0, 0);
+    assert_eq!(run(&["rollback", "slug", "development"]).0, 0);
+    let activate = run(&["set", "slug", "development", "0.2=active"]);
+    assert!(activate.0 == 1 && activate.2.contains("no node of slug development is known to have 0.2"), "{activate:?}");
+    let hold = run(&["hold", "web1", "slug"]);
+    assert!(hold.0 == 1 && hold.2.contains("403: Permission denied"), "{hold:?}");
     let (status, out, err) = pp_store(&consul.url(), &token, &["leases", "slug", "development"]);
     assert!(status == 0 && out.contains("web1"), "{out}{err}");
     let retry = pp_store(&consul.url(), &token, &["retry", "slug", "development"]);
