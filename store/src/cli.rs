@@ -17,6 +17,7 @@ mod ls;
 mod prepared;
 mod put;
 mod release;
+mod restart;
 mod retry;
 mod rm;
 mod rollback;
@@ -60,6 +61,9 @@ const EXAMPLES: &str = r#"Examples:
     pp-store set slug dev 0.3=active -m 'faster, see the notes of 0.3'
     pp-store rollback slug dev
 
+  Start slug anew on all hosts of a cluster, as carefully as for a new version:
+    pp-store restart slug dev -m 'it has a new certificate'
+
   Work on slug on web1 by hand:
     pp-store hold web1 slug -m 'looking at its memory'
     pp-store unhold web1 slug
@@ -97,6 +101,8 @@ With --json:
   set   {"key", "written", "versions": {version: "active" or "prep"}}
   rollback
         {"key", "written", "number"}, where "number" is of the entry whose document is back
+  restart
+        {"key", "restart"}
   hold, unhold
         {"key", "written"}
   log   [{"number", "key", "who", "at", "message", "was", "is", "document", "state"}], the newest first, where "was" and "is"
@@ -127,7 +133,7 @@ Exit status:
   0  done
   1  it failed, or there is no such document, cluster or entry; check: something is invalid
   2  wrong usage; check: something is suspicious, nothing is invalid
-  3  somebody else was faster: put, set, rollback, hold, release and retry wrote nothing, import and export stopped or left out what they
+  3  somebody else was faster: put, set, rollback, restart, hold, release and retry wrote nothing, import and export stopped or left out what they
      had changed
 
 Consul is reached as the consul command reaches it: CONSUL_HTTP_ADDR (without --store), CONSUL_HTTP_TOKEN,
@@ -234,6 +240,19 @@ enum Command {
         /// The number of an entry
         #[arg(value_name = "N")]
         number: Option<u64>,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Have a cluster's instances started anew, one after the other
+    ///
+    /// Writes the time as "restart" into clusters/<app>/<cluster>/config, and changes nothing else in it. To hosts that is a
+    /// new definition: they go over to it as to a new version, one first, then as min_nodes lets them, and back to the one
+    /// before where it is not healthy in time.
+    Restart {
+        /// Such as slug
+        app: AppName,
+        /// Such as dev
+        cluster: ClusterName,
         #[command(flatten)]
         message: Message,
     },
@@ -441,6 +460,7 @@ async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> 
         Command::Rollback { app, cluster, number, message } => {
             rollback::run(store, &app, &cluster, number, &message, json).await
         }
+        Command::Restart { app, cluster, message } => restart::run(store, &app, &cluster, &message, json).await,
         Command::Hold { node, app, message } => {
             flag::one(store, (&node, &app), (Flag::Hold, true), &message, json).await
         }

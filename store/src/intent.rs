@@ -46,6 +46,8 @@ pub struct App {
     pub artifacts: BTreeMap<Version, ArtifactSpec>,
     pub min_nodes: u32,
     pub user_config: Map<String, Value>,
+    /// What runs is started anew when this is another.
+    pub restart: Option<String>,
     pub health: Option<Health>,
     pub timeouts: Timeouts,
     pub basedir: BaseDir,
@@ -311,6 +313,7 @@ fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Docu
         artifacts: config.artifacts,
         min_nodes: config.min_nodes,
         user_config: config.user_config,
+        restart: config.restart,
         health: config.health,
         timeouts: Timeouts {
             stop: config.stop_seconds,

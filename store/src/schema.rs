@@ -123,6 +123,8 @@ pub struct Config {
     pub disable_seconds: Seconds,
     /// Between maintenance in the store and the stop, for clients that keep an address for a while.
     pub drain_seconds: Option<Seconds>,
+    /// Any text; another one has every instance started anew, one after the other.
+    pub restart: Option<String>,
 }
 
 fn versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Version, Status>, D::Error> {
@@ -390,9 +392,11 @@ mod tests {
         let config = Config::parse(
             br#"{"versions": {"1": "active"}, "stop_seconds": 0.5,
                  "artifacts": {"1": {"url": "https://h/a.tar.gz"}, "2": {}},
-                 "health": {"http": {"port": 80, "path": "/health?x=1"}, "interval_seconds": 0.1}}"#,
+                 "health": {"http": {"port": 80, "path": "/health?x=1"}, "interval_seconds": 0.1},
+                 "restart": "2026-11-22T03:14:08Z"}"#,
         )
         .unwrap();
+        assert_eq!(config.restart.as_deref(), Some("2026-11-22T03:14:08Z"));
         assert_eq!(config.artifacts["1"].url.as_ref().unwrap().get().as_str(), "https://h/a.tar.gz");
         assert_eq!(config.artifacts["1"].sha256, None);
         assert_eq!(config.stop_seconds.duration(), Duration::from_millis(500));
@@ -452,6 +456,7 @@ mod tests {
             (CONFIG, r#"{"versions": {}, "min_nodes": "3"}"#, "min_nodes: invalid type"),
             (CONFIG, r#"{"versions": {}, "user_config": 3}"#, "user_config: invalid type"),
             (CONFIG, r#"{"versions": {}, "stop_seconds": 0}"#, "stop_seconds: 0 is not a time"),
+            (CONFIG, r#"{"versions": {}, "restart": true}"#, "restart: invalid type: boolean"),
             (CONFIG, r#"{"versions": {}, "health": {}}"#, "health: give exactly one of"),
             (CONFIG, r#"{"versions": {}, "health": {"http": {"port": 0, "path": "/"}}}"#, "0 is no port"),
             (CONFIG, r#"{"versions": {}, "health": {"http": {"port": 1, "path": "x"}}}"#, "URL's path"),

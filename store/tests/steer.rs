@@ -20,6 +20,7 @@ on_both_stores! {
     set_does_not_take_from_hosts_what_they_run
     of_several_who_set_at_once_none_undoes_what_another_did
     rollback_brings_back_the_version_and_all_that_was_with_it
+    restart_changes_the_nonce_and_no_other_byte
     hold_changes_the_flag_and_no_other_byte
 }
 
@@ -154,6 +155,22 @@ fn rollback_brings_back_the_version_and_all_that_was_with_it(place: &Place) {
     fails(place, &["rollback", "slug", "dev", "2"], 1, &["there is no entry 2"]);
     place.write(key, entry.replace("clusters/slug/dev/config", "clusters/slug/dev/deploy_config").as_bytes());
     fails(place, &["rollback", "slug", "dev", "2"], 1, &["entry 2 is of clusters/slug/dev/deploy_config"]);
+}
+
+fn restart_changes_the_nonce_and_no_other_byte(place: &Place) {
+    let restart = ["restart", "slug", "dev"];
+    fails(place, &restart, 1, &["there is no clusters/slug/dev/config"]);
+    place.write(CONFIG, BY_HAND.as_bytes());
+    let at = json(place, &restart)["restart"].as_str().unwrap().to_owned();
+    is(place, CONFIG, &BY_HAND.replace("[ ]}", &format!("[ ]}},\n  \"restart\": \"{at}\"")));
+    assert_eq!(recorded(place), 1);
+    assert!(ok(place, &["log", "slug", "dev"]).ends_with(&format!("0.1 active, restart {at} (current)\n")));
+    place.write(CONFIG, BY_HAND.replace("\n}", ",\n  \"restart\": \"before\"\n}").as_bytes());
+    let (status, out, err) = run(place, &restart);
+    assert!(status == 0 && out.starts_with("slug dev: 0.1 is started anew"), "{out}{err}");
+    assert_ne!(json(place, &["get", CONFIG])["value"]["restart"], "before");
+    place.write(CONFIG, br#"{"versions": {"1": "prep"}}"#);
+    fails(place, &restart, 1, &["clusters/slug/dev/config has no active version, so that there is nothing to restart"]);
 }
 
 fn hold_changes_the_flag_and_no_other_byte(place: &Place) {

@@ -224,6 +224,7 @@ mod tests {
             artifacts: BTreeMap::new(),
             min_nodes: 0,
             user_config: serde_json::Map::new(),
+            restart: None,
             health: None,
             timeouts: serde_json::from_str(r#"{"stop": 1, "enable": 1, "disable": 1}"#).unwrap(),
             basedir: "/srv/slug".to_owned().try_into().unwrap(),

@@ -175,6 +175,19 @@ fn only_inputs_restart_an_app() {
 }
 
 #[test]
+fn an_operators_restart_rolls_as_any_change_and_is_done_once() {
+    let host = Host::running("1");
+    let pid = host.pid();
+    let restart = pass(Command::new(bin("pp-store")).args(["--store", &host.store_url(), "restart", "slug", "dev"]));
+    assert!(restart.ok, "{}", restart.log);
+    let log = host.converge().log;
+    assert!(log.contains("slug: 1 is live"), "{log}");
+    let restarted = host.serves("1")["pid"].as_i64().unwrap();
+    assert_ne!(restarted, pid);
+    assert_eq!((host.converge().log.as_str(), host.pid()), ("", restarted));
+}
+
+#[test]
 fn a_configuration_that_fails_gives_way_to_the_one_before() {
     let host = Host::running("1");
     let elsewhere = fixtures::free_port();

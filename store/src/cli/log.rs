@@ -256,7 +256,9 @@ fn says(key: &str, bytes: &[u8]) -> String {
     let set = |name: &str| (field(name)? == json!(true)).then(|| format!(", {name}"));
     let said = match IntentKey::parse(key) {
         Ok(IntentKey::Config(..)) => Config::parse(bytes).ok().and_then(|config| {
-            Some(config.active().ok()?.map_or("no version active".to_owned(), |active| format!("{active} active")))
+            let active =
+                config.active().ok()?.map_or("no version active".to_owned(), |active| format!("{active} active"));
+            Some(config.restart.map_or(active.clone(), |restart| format!("{active}, restart {restart}")))
         }),
         Ok(IntentKey::DeployConfig(..)) => text("basedir"),
         Ok(IntentKey::Node(..)) => {

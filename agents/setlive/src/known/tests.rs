@@ -108,6 +108,7 @@ fn app(basedir: &Path, user_config: &serde_json::Value) -> App {
         artifacts: BTreeMap::new(),
         min_nodes: 0,
         user_config: user_config.as_object().unwrap().clone(),
+        restart: None,
         health: None,
         timeouts: Timeouts { stop: seconds(10.0), enable: seconds(30.0), disable: seconds(30.0), drain: None },
         basedir: basedir.to_str().unwrap().to_owned().try_into().unwrap(),
@@ -228,6 +229,7 @@ fn what_is_wanted_otherwise_or_by_another_is_looked_at_in_full() {
         ["5.5", r#"{"port": 81}"#].map(|text| serde_json::from_str::<serde_json::Value>(text).unwrap());
     assert!(!wanted(&|app| app.timeouts.stop = stop.as_f64().unwrap().try_into().unwrap()));
     assert!(!wanted(&|app| app.user_config = config.as_object().unwrap().clone()));
+    assert!(!wanted(&|app| app.restart = Some("now".to_owned())));
     assert!(!wanted(&|app| app.runas = Some("www".to_owned().try_into().unwrap())));
     assert!(!wanted(&|app| app.health = serde_json::from_value(json!({"tcp": {"port": 1}})).unwrap()));
     assert!(!wanted(&|app| app.active = None));
