@@ -68,6 +68,10 @@ const EXAMPLES: &str = r#"Examples:
     pp-store hold web1 slug -m 'looking at its memory'
     pp-store unhold web1 slug
 
+  Take web1 away for a while, when its instances are not needed; and back:
+    pp-store drain web1 -m 'it gets new disks'
+    pp-store undrain web1
+
   See what has changed, by whom and why, and what exactly:
     pp-store put clusters/slug/dev/config @new -m 'more memory, see the graphs of Monday'
     pp-store log slug dev
@@ -105,6 +109,8 @@ With --json:
         {"key", "restart"}
   hold, unhold
         {"key", "written"}
+  drain, undrain
+        {"node", "changed": [key], "already": [key], "left": [{"key", "reason"}]}
   log   [{"number", "key", "who", "at", "message", "was", "is", "document", "state"}], the newest first, where "was" and "is"
         are digests of the document before and after (null: there is none), "document" is what it becomes (text where it is
         no JSON; null of a removal, and of what is too large to be kept), and "state" is "current", "applied", "not applied",
@@ -133,7 +139,7 @@ Exit status:
   0  done
   1  it failed, or there is no such document, cluster or entry; check: something is invalid
   2  wrong usage; check: something is suspicious, nothing is invalid
-  3  somebody else was faster: put, set, rollback, restart, hold, release and retry wrote nothing, import and export stopped or left out what they
+  3  somebody else was faster: put, set, rollback, restart, hold, drain, release and retry wrote nothing, import and export stopped or left out what they
      had changed
 
 Consul is reached as the consul command reaches it: CONSUL_HTTP_ADDR (without --store), CONSUL_HTTP_TOKEN,
@@ -273,6 +279,28 @@ enum Command {
         node: NodeName,
         /// Such as slug
         app: AppName,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Take a host away without an error: stop all apps of a node, for a while
+    ///
+    /// Writes "drain": true into each nodes/<node>/<app>, and changes nothing else in it. Agents treat an app that is drained
+    /// as one that leaves the node, for what they stop: they wait until min_nodes lets it go, send no more clients, stop it,
+    /// and remove its services. Its intent, installs and data stay, and so do its rules of the packet filter; versions are
+    /// fetched as before. An app that is held as well is left alone.
+    ///
+    /// `platypus` and `consul`, as kickstart/host calls the platform and its Consul client, stay as they are: it is by them that
+    /// the host is brought back. No agent stops the app that it is of itself. See `pp-store leases` for who waits for whom.
+    Drain {
+        /// Such as web1
+        node: NodeName,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Have the apps of a node run again: as a first start does
+    Undrain {
+        /// Such as web1
+        node: NodeName,
         #[command(flatten)]
         message: Message,
     },
@@ -467,6 +495,8 @@ async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> 
         Command::Unhold { node, app, message } => {
             flag::one(store, (&node, &app), (Flag::Hold, false), &message, json).await
         }
+        Command::Drain { node, message } => flag::all(store, &node, (Flag::Drain, true), &message, json).await,
+        Command::Undrain { node, message } => flag::all(store, &node, (Flag::Drain, false), &message, json).await,
         Command::Log { app, cluster, options } => log::run(store, &app, &cluster, options, json).await,
         Command::Import { dir, options } => import::run(store, &dir, options, json).await,
         Command::Export { dir, options } => export::run(store, &dir, options, json).await,

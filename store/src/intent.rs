@@ -39,6 +39,8 @@ pub struct App {
     pub cluster: ClusterName,
     /// An operator is at work on this app on this node: leave it alone.
     pub hold: bool,
+    /// Run nothing of it here for a while, and keep all that it needs.
+    pub drain: bool,
     pub active: Option<Version>,
     /// Ready to go, not run.
     pub prep: Vec<Version>,
@@ -308,6 +310,7 @@ fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Docu
         name: name.clone(),
         cluster: node.cluster,
         hold: node.hold,
+        drain: node.drain,
         active,
         prep: prep.collect(),
         artifacts: config.artifacts,

@@ -94,6 +94,9 @@ pub struct NodeDocument {
     /// Leave this app on this node alone: an operator is at work on it.
     #[serde(default)]
     pub hold: bool,
+    /// Run nothing of it on this node for a while, and keep all that it needs there: the host is taken away.
+    #[serde(default)]
+    pub drain: bool,
 }
 
 /// `clusters/<app>/<cluster>/config`.
@@ -434,6 +437,7 @@ mod tests {
             ("nodes/web1/slug", "{}", "missing field `cluster`"),
             ("nodes/web1/slug", r#"{"cluster": "../x"}"#, "is not a name"),
             ("nodes/web1/slug", r#"{"cluster": "a", "hold": "yes"}"#, "expected a boolean"),
+            ("nodes/web1/slug", r#"{"cluster": "a", "drain": 1}"#, "expected a boolean"),
             ("nodes/web1/slug", r#"{"cluster": "a""#, "EOF"),
             (CONFIG, "[]", "expected a JSON object"),
             (CONFIG, "{}", "missing field `versions`"),

@@ -22,6 +22,7 @@ on_both_stores! {
     rollback_brings_back_the_version_and_all_that_was_with_it
     restart_changes_the_nonce_and_no_other_byte
     hold_changes_the_flag_and_no_other_byte
+    drain_changes_the_flag_of_all_apps_but_those_by_which_the_host_comes_back
 }
 
 /// What a node's pp-preparer says that it has.
@@ -196,6 +197,33 @@ fn hold_changes_the_flag_and_no_other_byte(place: &Place) {
     );
 }
 
+fn drain_changes_the_flag_of_all_apps_but_those_by_which_the_host_comes_back(place: &Place) {
+    fails(place, &["drain", "web1"], 1, &["no app is meant for web1, there is nothing under nodes/web1/"]);
+    let document = "{\"cluster\":\"dev\"}\n";
+    for key in [NODE, "nodes/web1/tool", "nodes/web1/platypus", "nodes/web1/consul", "nodes/web10/slug"] {
+        place.write(key, document.as_bytes());
+    }
+    let (status, out, err) = run(place, &["drain", "web1", "-m", "new disks"]);
+    let says = "drained: stopped as soon as min_nodes lets it, until undrain";
+    assert_eq!((status, out), (0, format!("{NODE}: {says}\nnodes/web1/tool: {says}\n")), "{err}");
+    assert!(err.contains("nodes/web1/platypus stays as it is") && err.contains("nodes/web1/consul stays"), "{err}");
+    is(place, NODE, "{\"cluster\":\"dev\",\"drain\":true}\n");
+    for key in ["nodes/web1/platypus", "nodes/web1/consul", "nodes/web10/slug"] {
+        is(place, key, document);
+    }
+    let log = ok(place, &["log", "slug", "dev"]);
+    assert!(log.contains("  nodes/web1/slug: cluster dev, drain (current): new disks\n"), "{log}");
+    let again = json!({"node": "web1", "changed": [], "already": [NODE, "nodes/web1/tool"], "left": []});
+    assert_eq!(json(place, &["drain", "web1"]), again);
+
+    place.write("nodes/web1/torn", b"{");
+    let (status, out, err) = run(place, &["undrain", "web1"]);
+    assert!(status == 1 && out.lines().count() == 2 && out.contains("drained no more"), "{out}{err}");
+    assert!(err.contains("pp-store: nodes/web1/torn: nodes/web1/torn is not as it has to be"), "{err}");
+    is(place, NODE, document);
+    assert_eq!(recorded(place), 2);
+}
+
 #[test]
 fn what_a_token_does_not_let_us_see_is_not_said_to_be_missing() {
     let place = Place::consul_with_access_control();
@@ -211,8 +239,10 @@ fn what_a_token_does_not_let_us_see_is_not_said_to_be_missing() {
     let (status, _, err) = run(&["set", "slug", "dev", "2=active"]);
     assert!(status == 1 && err.lines().count() == 1 && err.contains(r#"without key_prefix "reality/""#), "{err}");
     assert_eq!(run(&["set", "slug", "dev", "2=active", "--force"]).0, 0);
-    let (status, _, err) = run(&["hold", "web1", "slug"]);
-    assert!(status == 1 && err.contains("403: Permission denied"), "{err}");
+    for refused in [&["hold", "web1", "slug"][..], &["drain", "web1"]] {
+        let (status, _, err) = run(refused);
+        assert!(status == 1 && err.contains("403: Permission denied"), "{refused:?}: {err}");
+    }
     assert_eq!(
         serde_json::from_str::<Value>(&master(&["log", "slug", "dev", "--json"]).1).unwrap()[0]["state"],
         "current"

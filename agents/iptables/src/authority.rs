@@ -219,6 +219,7 @@ mod tests {
             name: "slug".parse().unwrap(),
             cluster: "dev".parse().unwrap(),
             hold: false,
+            drain: false,
             active: None,
             prep: Vec::new(),
             artifacts: BTreeMap::new(),

@@ -253,6 +253,11 @@ fn an_agent_does_not_stop_the_app_that_it_is_of() {
         assert!(!refused.ok && refused.log.contains("slug: this agent is of that app itself"), "{}", refused.log);
         assert_eq!(host.pid(), pid);
     }
+    // Drained, it goes on without a word: by it the host comes back.
+    host.activate("1", json!({}));
+    host.put("nodes/web1/slug", &json!({"cluster": "dev", "drain": true}));
+    let drained = once();
+    assert_eq!((drained.ok, drained.log.as_str(), host.pid()), (true, "", pid));
     host.activate("2", json!({}));
     host.converge();
     host.serves("2");
