@@ -47,7 +47,8 @@ pub(super) async fn run(
 
 /// Writes the document, whatever is there.
 async fn put(mut writer: Writer<'_>, store: &Store, key: &Key, bytes: Vec<u8>) -> Result<bool> {
-    if let (Store::Directory(_), Err(_)) = (store, store.get(key).await) {
+    // What cannot be read is a link that leads nowhere, or a file that is not ours: an editor would write it anew, too.
+    if matches!(store, Store::Directory(_)) && store.get(key).await.is_err() {
         return writer.overwrite(key, Some(&bytes)).await.map(|()| true);
     }
     let written = writer.change(key, async |_| Ok((Some(bytes.clone()), ())));
