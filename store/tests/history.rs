@@ -176,9 +176,17 @@ fn what_cannot_be_read_in_a_history_is_named_and_the_rest_is_shown(place: &Place
     let (status, out, err) = run(place, &["log", "slug", "dev"]);
     assert!(status == 1 && out.lines().count() == 1, "{out}{err}");
     assert!(err.contains("history/slug/dev/00000007: this is no entry of a history: missing field `key`"), "{err}");
+    let other =
+        json!({"key": "clusters/tool/dev/config", "who": "", "at": "", "was": null, "is": null, "document": null});
+    place.write("history/slug/dev/00000009", other.to_string().as_bytes());
+    let (_, out, err) = run(place, &["log", "slug", "dev"]);
+    assert!(
+        out.lines().count() == 1 && err.contains("/00000009: it says that it is of clusters/tool/dev/config"),
+        "{err}"
+    );
     // Nor does it keep anybody from writing.
     put(place, CONFIG, &config("0.2"));
-    assert_eq!(log(place, "number"), [json!(8), json!(1), Value::Null]);
+    assert_eq!(log(place, "number"), [json!(10), json!(1), Value::Null, Value::Null]);
     place.write(&format!("history/slug/dev/{}", u64::MAX), b"{}");
     let says = format!("there is no number after that of history/slug/dev/{}: remove it", u64::MAX);
     fails(place, &["put", CONFIG, &config("0.3")], 1, &[&format!("{CONFIG} was left as it is"), &says]);

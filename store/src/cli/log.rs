@@ -79,6 +79,10 @@ impl History {
         for (key, document) in documents {
             let entry = document.and_then(|document| Entry::parse(&document));
             match (number(&key), entry) {
+                // Who may write one cluster's history has nothing to tell of another's documents.
+                (_, Ok(entry)) if !is_of(&entry.key, app, cluster) => {
+                    broken.push((key, format!("it says that it is of {}, which is not of this cluster", entry.key)));
+                }
                 (Some(number), Ok(entry)) => entries.push(Numbered { number, entry }),
                 (None, Ok(_)) => broken.push((key, "its name is no number".to_owned())),
                 (_, Err(reason)) => broken.push((key, reason)),
@@ -86,6 +90,15 @@ impl History {
         }
         entries.sort_by_key(|it| it.number);
         Ok(Self { entries, broken })
+    }
+}
+
+/// Whether the document under `key` is, or may have been, of this cluster.
+fn is_of(key: &str, app: &AppName, cluster: &ClusterName) -> bool {
+    match IntentKey::parse(key) {
+        Ok(IntentKey::Config(named, of) | IntentKey::DeployConfig(named, of)) => named == *app && of == *cluster,
+        Ok(IntentKey::Node(_, named)) => named == *app,
+        Err(_) => false,
     }
 }
 
