@@ -15,9 +15,24 @@ key_prefix "clusters/APP/" {
   policy = "read"
 }
 
+# What was changed of it, when and by whom: pp-store log. A change is recorded before it is made, so that who may write a config
+# may write its history, too, and could change what it says of them.
+key_prefix "history/APP/" {
+  policy = "read"
+}
+key_prefix "history/APP/CLUSTER/" {
+  policy = "write"
+}
+
 # Which of its hosts waits for which, and what failed: pp-store leases. To let it be tried again is for operators: who may
 # write a lease may take the app down.
 key_prefix "locks/APP/" {
+  policy = "read"
+}
+
+# Which host has which version, and why one has not: pp-store set asks before it activates one. A report is of all apps of a
+# host, so that developers see how each other's are.
+key_prefix "reality/" {
   policy = "read"
 }
 

@@ -11,6 +11,11 @@ key_prefix "clusters/" {
   policy = "write"
 }
 
+# What was changed, when and by whom: recorded before each change.
+key_prefix "history/" {
+  policy = "write"
+}
+
 # pp-store release and retry.
 key_prefix "locks/" {
   policy = "write"

@@ -1,11 +1,16 @@
-# For dashboards, backups and people who look: pp-store ls, get, check, export and leases. What an app's user_config holds they
-# see, too: a secret does not belong there.
+# For dashboards, backups and people who look: pp-store ls, get, check, export, log and leases. What an app's user_config
+# holds, or ever held, they see, too: a secret does not belong there.
 
 # Intent.
 key_prefix "nodes/" {
   policy = "read"
 }
 key_prefix "clusters/" {
+  policy = "read"
+}
+
+# What was changed of it, when and by whom.
+key_prefix "history/" {
   policy = "read"
 }
 

@@ -4,17 +4,25 @@ mod age;
 mod change;
 mod check;
 mod cluster;
+mod edit;
 mod export;
 mod finding;
+mod flag;
 mod get;
 mod import;
 mod intent;
 mod leases;
+mod log;
 mod ls;
+mod prepared;
 mod put;
 mod release;
+mod restart;
 mod retry;
 mod rm;
+mod rollback;
+mod set;
+mod write;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -28,6 +36,8 @@ use store::schema::IntentKey;
 use store::{AppName, ClusterName, Directory, Expected, Key, NodeName, Prefix, Revision, Store, Version};
 
 use change::{Change, Sides};
+use flag::Flag;
+use write::Message;
 
 const EXAMPLES: &str = r#"Examples:
   Let two hosts run version 0.2 of slug, and have 0.1 at hand:
@@ -45,6 +55,27 @@ const EXAMPLES: &str = r#"Examples:
     pp-store get clusters/slug/dev/config --json > seen
     pp-store put clusters/slug/dev/config @new --cas "$(jq -r .revision seen)"
     pp-store put nodes/web3/slug '{"cluster": "dev"}' --cas absent
+
+  Have 0.3 fetched, then make it the active version; 0.2 stays at hand. And back:
+    pp-store set slug dev 0.3=prep
+    pp-store set slug dev 0.3=active -m 'faster, see the notes of 0.3'
+    pp-store rollback slug dev
+
+  Start slug anew on all hosts of a cluster, as carefully as for a new version:
+    pp-store restart slug dev -m 'it has a new certificate'
+
+  Work on slug on web1 by hand:
+    pp-store hold web1 slug -m 'looking at its memory'
+    pp-store unhold web1 slug
+
+  Take web1 away for a while, when its instances are not needed; and back:
+    pp-store drain web1 -m 'it gets new disks'
+    pp-store undrain web1
+
+  See what has changed, by whom and why, and what exactly:
+    pp-store put clusters/slug/dev/config @new -m 'more memory, see the graphs of Monday'
+    pp-store log slug dev
+    pp-store log slug dev -n 1 --diff
 
   Take slug off its hosts and, once they have stopped it, forget the cluster:
     pp-store rm nodes/web1/slug nodes/web2/slug
@@ -71,6 +102,21 @@ With --json:
   get   {"key", "revision", "value"}, with "text" or "error" instead of "value" when it is no JSON
   put   {"key", "written"}
   rm    {"removed": [key], "absent": [key]}
+  set   {"key", "written", "versions": {version: "active" or "prep"}}
+  rollback
+        {"key", "written", "number"}, where "number" is of the entry whose document is back
+  restart
+        {"key", "restart"}
+  hold, unhold
+        {"key", "written"}
+  drain, undrain
+        {"node", "changed": [key], "already": [key], "left": [{"key", "reason"}]}
+  log   [{"number", "key", "who", "at", "message", "was", "is", "document", "state"}], the newest first, where "was" and "is"
+        are digests of the document before and after (null: there is none), "document" is what it becomes (text where it is
+        no JSON; null of a removal, and of what is too large to be kept), and "state" is "current", "applied", "not applied",
+        "changed outside since" or "unknown"; before them {"key", "document", "state": "changed outside"} of what no entry
+        has, and {"key", "state": "not recorded"} of what has no entry; with --diff each has its "diff"; and {"key", "error"}
+        of what cannot be read
   import, export
         {"changes": [{"key", "change", "done"}], "left": [{"key", "reason"}], "identical": n}, where "change" is "create",
         "change" or "remove", and with --dry-run each has its "diff"
@@ -93,7 +139,7 @@ Exit status:
   0  done
   1  it failed, or there is no such document, cluster or entry; check: something is invalid
   2  wrong usage; check: something is suspicious, nothing is invalid
-  3  somebody else was faster: put --cas, release and retry wrote nothing, import and export stopped or left out what they
+  3  somebody else was faster: put, set, rollback, restart, hold, drain, release and retry wrote nothing, import and export stopped or left out what they
      had changed
 
 Consul is reached as the consul command reaches it: CONSUL_HTTP_ADDR (without --store), CONSUL_HTTP_TOKEN,
@@ -122,6 +168,8 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List keys, all of them or those under a prefix
+    ///
+    /// Those under history/ only where the prefix begins so: there is one for each change.
     Ls {
         /// Such as nodes/web1 or clusters/slug
         #[arg(default_value = "", hide_default_value = true, value_parser = Prefix::parse)]
@@ -144,6 +192,8 @@ enum Command {
         /// Write only if the document is still at this revision, as get --json tells it; "absent": if there is none
         #[arg(long, value_name = "TOKEN", value_parser = expected)]
         cas: Option<Expected>,
+        #[command(flatten)]
+        message: Message,
     },
     /// Remove documents, those of nodes first
     ///
@@ -157,6 +207,123 @@ enum Command {
         /// Remove a cluster's documents also while nodes need them; those nodes keep what they run as it is
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Say of versions which are to be there, and which one runs
+    ///
+    /// VERSION=prep has hosts fetch and unpack it, VERSION=active has them run it, VERSION=rm takes it out. What was active
+    /// becomes prep in the same write, so that hosts can come back to it. Of clusters/<app>/<cluster>/config nothing else
+    /// changes, not even its layout.
+    ///
+    /// Refused without --force: to activate what no node is known to have (what its pp-preparer reports counts, under
+    /// reality/<node>/pp-preparer); to take out the active version; to leave no version active, by which all hosts stop the
+    /// app at once, whatever min_nodes says.
+    Set {
+        /// Such as slug
+        app: AppName,
+        /// Such as dev
+        cluster: ClusterName,
+        /// Such as 0.2=active
+        #[arg(required = true, value_name = "VERSION=active|prep|rm")]
+        versions: Vec<set::Assignment>,
+        /// Do it all the same
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Put a cluster's config back as it was: its version, its user_config and all
+    ///
+    /// Without N that is the newest config of the history that was in force and differs from the one that is there: twice
+    /// in a row is there and back. With N it is the document of that entry of `pp-store log`, whatever became of it then.
+    /// The deploy_config stays as it is. Hosts go on with what they run until they have the version.
+    Rollback {
+        /// Such as slug
+        app: AppName,
+        /// Such as dev
+        cluster: ClusterName,
+        /// The number of an entry
+        #[arg(value_name = "N")]
+        number: Option<u64>,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Have a cluster's instances started anew, one after the other
+    ///
+    /// Writes the time as "restart" into clusters/<app>/<cluster>/config, and changes nothing else in it. To hosts that is a
+    /// new definition: they go over to it as to a new version, one first, then as min_nodes lets them, and back to the one
+    /// before where it is not healthy in time.
+    Restart {
+        /// Such as slug
+        app: AppName,
+        /// Such as dev
+        cluster: ClusterName,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Have agents leave an app on one node as it is, while somebody works on it by hand
+    ///
+    /// Writes "hold": true into nodes/<node>/<app>, and changes nothing else in it.
+    Hold {
+        /// Such as web1
+        node: NodeName,
+        /// Such as slug
+        app: AppName,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Have agents see to an app on one node again
+    Unhold {
+        /// Such as web1
+        node: NodeName,
+        /// Such as slug
+        app: AppName,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Take a host away without an error: stop all apps of a node, for a while
+    ///
+    /// Writes "drain": true into each nodes/<node>/<app>, and changes nothing else in it. Agents treat an app that is drained
+    /// as one that leaves the node, for what they stop: they wait until min_nodes lets it go, send no more clients, stop it,
+    /// and remove its services. Its intent, installs and data stay, and so do its rules of the packet filter; versions are
+    /// fetched as before. An app that is held as well is left alone.
+    ///
+    /// `platypus` and `consul`, as kickstart/host calls the platform and its Consul client, stay as they are: it is by them that
+    /// the host is brought back. No agent stops the app that it is of itself. See `pp-store leases` for who waits for whom.
+    Drain {
+        /// Such as web1
+        node: NodeName,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Have the apps of a node run again: as a first start does
+    Undrain {
+        /// Such as web1
+        node: NodeName,
+        #[command(flatten)]
+        message: Message,
+    },
+    /// Say what pp-store has changed of a cluster: who, when, why, and what became of it
+    ///
+    /// Each change of a cluster's config and deploy_config, and of the nodes/<node>/<app> that name the cluster, is an entry
+    /// under history/<app>/<cluster>/, which pp-store writes before the change itself. The newest comes first: its number,
+    /// when, who, the key, what the document says in short, and the message that was given with -m.
+    ///
+    /// In brackets: "current" is what is there now. "not applied" was recorded and not done: pp-store was killed between
+    /// the two, or somebody else was faster. "changed outside since" is what something else has replaced: an editor, the
+    /// consul command, another tool. What is there now and in no entry has a line of its own, without a number.
+    ///
+    /// The last 100 entries of the cluster's documents are kept, and the last 100 of its nodes', 4 MiB of them at the
+    /// most. They hold what the documents held, user_config and all. Who made a change is as they said it themselves (by
+    /// SUDO_USER, USER or LOGNAME): who may, Consul's access control says.
+    Log {
+        /// Such as slug
+        app: AppName,
+        /// Such as dev
+        cluster: ClusterName,
+        #[command(flatten)]
+        options: log::Options,
     },
     /// Make the store's intent what a directory holds
     ///
@@ -311,8 +478,26 @@ async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> 
     match command {
         Command::Ls { prefix } => ls::run(store, &prefix, json).await,
         Command::Get { key } => get::run(store, &key, json).await,
-        Command::Put { key, document, cas } => put::run(store, &key, &document, cas.as_ref(), json).await,
-        Command::Rm { keys, force } => rm::run(store, keys, force, json).await,
+        Command::Put { key, document, cas, message } => {
+            put::run(store, &key, &document, cas.as_ref(), &message, json).await
+        }
+        Command::Rm { keys, force, message } => rm::run(store, keys, force, &message, json).await,
+        Command::Set { app, cluster, versions, force, message } => {
+            set::run(store, (&app, &cluster), &versions, force, &message, json).await
+        }
+        Command::Rollback { app, cluster, number, message } => {
+            rollback::run(store, &app, &cluster, number, &message, json).await
+        }
+        Command::Restart { app, cluster, message } => restart::run(store, &app, &cluster, &message, json).await,
+        Command::Hold { node, app, message } => {
+            flag::one(store, (&node, &app), (Flag::Hold, true), &message, json).await
+        }
+        Command::Unhold { node, app, message } => {
+            flag::one(store, (&node, &app), (Flag::Hold, false), &message, json).await
+        }
+        Command::Drain { node, message } => flag::all(store, &node, (Flag::Drain, true), &message, json).await,
+        Command::Undrain { node, message } => flag::all(store, &node, (Flag::Drain, false), &message, json).await,
+        Command::Log { app, cluster, options } => log::run(store, &app, &cluster, options, json).await,
         Command::Import { dir, options } => import::run(store, &dir, options, json).await,
         Command::Export { dir, options } => export::run(store, &dir, options, json).await,
         Command::Check { dir: _, repo, access } => check::run(store, repo.as_ref().zip(Some(&access)), json).await,

@@ -39,6 +39,8 @@ pub struct App {
     pub cluster: ClusterName,
     /// An operator is at work on this app on this node: leave it alone.
     pub hold: bool,
+    /// Run nothing of it here for a while, and keep all that it needs.
+    pub drain: bool,
     pub active: Option<Version>,
     /// Ready to go, not run.
     pub prep: Vec<Version>,
@@ -46,6 +48,8 @@ pub struct App {
     pub artifacts: BTreeMap<Version, ArtifactSpec>,
     pub min_nodes: u32,
     pub user_config: Map<String, Value>,
+    /// What runs is started anew when this is another.
+    pub restart: Option<String>,
     pub health: Option<Health>,
     pub timeouts: Timeouts,
     pub basedir: BaseDir,
@@ -306,11 +310,13 @@ fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Docu
         name: name.clone(),
         cluster: node.cluster,
         hold: node.hold,
+        drain: node.drain,
         active,
         prep: prep.collect(),
         artifacts: config.artifacts,
         min_nodes: config.min_nodes,
         user_config: config.user_config,
+        restart: config.restart,
         health: config.health,
         timeouts: Timeouts {
             stop: config.stop_seconds,

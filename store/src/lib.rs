@@ -10,6 +10,7 @@ pub mod check;
 mod consul;
 mod directory;
 mod document;
+pub mod history;
 mod http;
 mod instance;
 pub mod intent;

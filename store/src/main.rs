@@ -1,8 +1,8 @@
 //! `pp-store`, the operator's command: list, read, write and remove documents in either store, one by one or a whole
 //! directory of them, and say what is wrong with them, who waits for whom, and what has failed.
 //!
-//! Ensures: nothing is written that an agent would refuse; a change that depends on what was read can be made to fail
-//! when that has changed; a cluster's documents stay as long as a node needs them. An error is one line on standard
+//! Ensures: nothing is written that an agent would refuse; every change of intent is in the history before it is made; one
+//! that depends on what was read can be made to fail when that has changed; a cluster's documents stay as long as a node needs them. An error is one line on standard
 //! error, which names the key and says what to do.
 
 mod cli;

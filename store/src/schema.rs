@@ -94,6 +94,9 @@ pub struct NodeDocument {
     /// Leave this app on this node alone: an operator is at work on it.
     #[serde(default)]
     pub hold: bool,
+    /// Run nothing of it on this node for a while, and keep all that it needs there: the host is taken away.
+    #[serde(default)]
+    pub drain: bool,
 }
 
 /// `clusters/<app>/<cluster>/config`.
@@ -123,6 +126,8 @@ pub struct Config {
     pub disable_seconds: Seconds,
     /// Between maintenance in the store and the stop, for clients that keep an address for a while.
     pub drain_seconds: Option<Seconds>,
+    /// Any text; another one has every instance started anew, one after the other.
+    pub restart: Option<String>,
 }
 
 fn versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Version, Status>, D::Error> {
@@ -398,9 +403,11 @@ mod tests {
         let config = Config::parse(
             br#"{"versions": {"1": "active"}, "stop_seconds": 0.5,
                  "artifacts": {"1": {"url": "https://h/a.tar.gz"}, "2": {}},
-                 "health": {"http": {"port": 80, "path": "/health?x=1"}, "interval_seconds": 0.1}}"#,
+                 "health": {"http": {"port": 80, "path": "/health?x=1"}, "interval_seconds": 0.1},
+                 "restart": "2026-11-22T03:14:08Z"}"#,
         )
         .unwrap();
+        assert_eq!(config.restart.as_deref(), Some("2026-11-22T03:14:08Z"));
         assert_eq!(config.artifacts["1"].url.as_ref().unwrap().get().as_str(), "https://h/a.tar.gz");
         assert_eq!(config.artifacts["1"].sha256, None);
         assert_eq!(config.stop_seconds.duration(), Duration::from_millis(500));
@@ -438,6 +445,7 @@ mod tests {
             ("nodes/web1/slug", "{}", "missing field `cluster`"),
             ("nodes/web1/slug", r#"{"cluster": "../x"}"#, "is not a name"),
             ("nodes/web1/slug", r#"{"cluster": "a", "hold": "yes"}"#, "expected a boolean"),
+            ("nodes/web1/slug", r#"{"cluster": "a", "drain": 1}"#, "expected a boolean"),
             ("nodes/web1/slug", r#"{"cluster": "a""#, "EOF"),
             (CONFIG, "[]", "expected a JSON object"),
             (CONFIG, "{}", "missing field `versions`"),
@@ -464,6 +472,7 @@ mod tests {
                 "user_config: invalid type: something else, expected a JSON object",
             ),
             (CONFIG, r#"{"versions": {}, "stop_seconds": 0}"#, "stop_seconds: 0 is not a time"),
+            (CONFIG, r#"{"versions": {}, "restart": true}"#, "restart: invalid type: boolean"),
             (CONFIG, r#"{"versions": {}, "health": {}}"#, "health: give exactly one of"),
             (CONFIG, r#"{"versions": {}, "health": {"http": {"port": 0, "path": "/"}}}"#, "0 is no port"),
             (CONFIG, r#"{"versions": {}, "health": {"http": {"port": 1, "path": "x"}}}"#, "URL's path"),

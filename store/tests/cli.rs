@@ -157,7 +157,9 @@ fn a_store_that_is_not_there_is_an_error_of_one_line_that_names_it() {
     fails(&place, &["get", "nodes/web1/slug"], 1, &[&says]);
     let place = Place { url: "file:/no/such/directory".to_owned(), ..place };
     fails(&place, &["ls"], 1, &["pp-store: the directory of documents /no/such/directory: No such file"]);
-    fails(&place, &["put", "nodes/web1/slug", r#"{"cluster": "a"}"#], 1, &["writing nodes/web1/slug in the directory"]);
+    let says =
+        "nodes/web1/slug was left as it is, since a change is recorded before it is made: the directory of documents";
+    fails(&place, &["put", "nodes/web1/slug", r#"{"cluster": "a"}"#], 1, &[says, "/no/such/directory: No such file"]);
     let place = Place { url: "etcd://a".to_owned(), ..place };
     fails(&place, &["ls"], 2, &["'etcd://a' for '--store <URL>': not a store: consul://host:8500"]);
     let place = Place { url: format!("consul://{nowhere}/v1/kv"), ..place };

@@ -24,6 +24,9 @@ pub(crate) struct Definition {
     pub(crate) basedir: BaseDir,
     pub(crate) runas: Option<UserName>,
     pub(crate) user_config: Map<String, Value>,
+    /// Another text, and it is started anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) restart: Option<String>,
     /// By service: what it runs, relative to the install.
     pub(crate) entries: BTreeMap<String, String>,
     pub(crate) health: Option<Health>,
@@ -78,6 +81,7 @@ impl Definition {
             basedir: app.basedir.clone(),
             runas: app.runas.clone(),
             user_config: app.user_config.clone(),
+            restart: app.restart.clone(),
             entries: entries(&app.name, &install)?,
             health: app.health.clone(),
             timeouts: app.timeouts,
@@ -85,8 +89,8 @@ impl Definition {
         })
     }
 
-    /// The digest of the inputs: version, cluster, basedir, runas, user_config and entries, and nothing else, so that
-    /// neither a new agent nor a new port, minimum or time-out restarts anything.
+    /// The digest of the inputs: version, cluster, basedir, runas, user_config, restart and entries, and nothing else, so
+    /// that neither a new agent nor a new port, minimum or time-out restarts anything.
     ///
     /// The encoding is frozen: a line with its number, then JSON with sorted keys in which what is absent does not
     /// appear. A new optional input therefore changes no digest of those that do not use it.
@@ -95,9 +99,10 @@ impl Definition {
     }
 
     fn digest_inputs(&self) -> Digest {
-        let Self { version, cluster, basedir, runas, user_config, entries, health: _, timeouts: _, digest: _ } = self;
-        let runas = runas.as_ref();
-        let inputs = Inputs { basedir, cluster, entries, runas, user_config, version };
+        let Self { version, cluster, basedir, runas, user_config, restart, entries, health: _, timeouts: _, digest: _ } =
+            self;
+        let (restart, runas) = (restart.as_deref(), runas.as_ref());
+        let inputs = Inputs { basedir, cluster, entries, restart, runas, user_config, version };
         let mut text = b"platypus definition 1\n".to_vec();
         serde_json::to_writer(&mut text, &inputs).expect("its keys are strings");
         let hash = Sha256::digest(text);
@@ -149,6 +154,8 @@ struct Inputs<'a> {
     basedir: &'a BaseDir,
     cluster: &'a ClusterName,
     entries: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restart: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     runas: Option<&'a UserName>,
     #[serde(skip_serializing_if = "Map::is_empty")]
@@ -234,9 +241,11 @@ pub(crate) mod tests {
             user_config: json!({"b": [1, 2.5, null], "a": {"é": true}}).as_object().unwrap().clone(),
             ..plain.clone()
         };
+        let restarted = Definition { restart: Some("2026-11-22T03:14:08Z".to_owned()), ..full.clone() };
         // If one of these changes, every app on every host restarts with the next agent.
         assert_eq!(plain.digest().as_str(), "d09bda3ed74a69a320f0dd735018481b841a264c07705772b72b26c6eb052ec9");
         assert_eq!(full.digest().as_str(), "b21e7021bf1aa907282b2890480e69f8cc92051e83fb65ca5510cd0115fb790c");
+        assert_eq!(restarted.digest().as_str(), "c63e6e3657fc72079a8560ead139b3b8d0f88ce6a6834c82ab3e84e13e2fbf4b");
     }
 
     #[test]

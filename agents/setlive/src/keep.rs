@@ -145,7 +145,7 @@ fn is_as_wanted(known: Option<&Registered>, wanted: Option<&App>) -> bool {
             is_live && is_checked && known.passing && !known.wants_report(true, &known.says, SystemTime::now())
         }
         // Nothing is known of what should run here, so that nothing can be missed.
-        (None, Some(app)) => app.active.is_none(),
+        (None, Some(app)) => app.active.is_none() || app.drain,
         (_, None) => known.is_none(),
     }
 }
@@ -159,7 +159,8 @@ fn wanted(intent: &NodeIntent) -> String {
                 let (check, checked) = check(app.health.as_ref());
                 let (active, port) =
                     (app.active.as_ref().map_or("", |version| version.as_str()), open_port(app).or(checked));
-                writeln!(text, "{name} {} {active} {port:?} {check:?}", app.cluster)
+                let drain = if app.drain { " drain" } else { "" };
+                writeln!(text, "{name} {} {active} {port:?} {check:?}{drain}", app.cluster)
             }
             Err(_) => writeln!(text, "{name}"),
         };

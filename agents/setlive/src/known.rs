@@ -153,7 +153,7 @@ impl Site {
 
     /// `None` when there is nothing to know it by.
     fn mark(&self, known: &Known, app: &App) -> Option<(Definition, Mark)> {
-        let definition = Definition::new(app, app.active.as_ref()?).ok()?;
+        let definition = Definition::new(app, app.active.as_ref().filter(|_| !app.drain)?).ok()?;
         let Definition { health, timeouts, .. } = &definition;
         let mut hash = known.who.clone();
         hash.update(serde_json::to_vec(&(&app.name, definition.digest(), health, timeouts)).ok()?);

@@ -232,7 +232,7 @@ impl Agent for Setlive {
 
     async fn versions(&self, app: &AppName, wanted: &Wanted) -> Result<Versions> {
         let active = match wanted {
-            Wanted::App(app) => app.active.clone(),
+            Wanted::App(app) => app.active.clone().filter(|_| !app.drain),
             Wanted::Unnamed | Wanted::Unknown | Wanted::Held => None,
         };
         let (site, app) = (self.site.clone(), app.clone());
@@ -302,9 +302,7 @@ impl Setlive {
         let (site, looked_for, wanted) = (self.site.clone(), app.clone(), wanted.clone());
         let (goal, seen) = blocking(move || {
             let record = site.records.load(&looked_for)?;
-            let goal = goal(&looked_for, &wanted);
-            let seen = site.observe(&looked_for, &goal, record)?;
-            Ok((goal, seen))
+            site.goal_and_seen(&looked_for, &wanted, record)
         })
         .await?;
         let goal = match goal {
@@ -354,6 +352,9 @@ fn goal(app: &AppName, wanted: &Wanted) -> Goal {
     let Some(version) = &wanted.active else {
         return Goal::Nothing { why: "no version is active", heeds_minimum: false };
     };
+    if wanted.drain {
+        return Goal::Nothing { why: "it is drained on this node", heeds_minimum: true };
+    }
     // Most often it is there. It may also come between one question and the next, so this is the last one too.
     if let Ok(definition) = Definition::new(wanted, version) {
         return Goal::Run(definition);
@@ -388,9 +389,8 @@ impl Site {
             // The store has to confirm that.
             (Wanted::Unnamed, Some(_)) => Ok(false),
             (Wanted::App(_) | Wanted::Unknown | Wanted::Held, Some(_)) => {
-                let goal = goal(app, wanted);
                 let owes = !self.alone && record.as_ref().is_some_and(Record::is_owing);
-                let seen = self.observe(app, &goal, record)?;
+                let (goal, seen) = self.goal_and_seen(app, wanted, record)?;
                 Ok(!owes && decide(&goal, &seen) == Decision::Converged)
             }
         }
@@ -404,7 +404,7 @@ impl Site {
             (Wanted::Unnamed | Wanted::Unknown, record) => {
                 record.filter(|record| self.owner(record) == Owner::Us).map(runs_in)
             }
-            (Wanted::App(app), None) => app.active.is_some().then_some(None),
+            (Wanted::App(app), None) => (app.active.is_some() && !app.drain).then_some(None),
             (Wanted::App(_), Some(record)) => Some(runs_in(record)),
         }
     }
@@ -416,6 +416,22 @@ impl Site {
             Owner::Source(record.source)
         } else {
             Owner::Us
+        }
+    }
+
+    /// What intent comes to here, and what is there. The app that this agent is of is not drained: nobody would be left to
+    /// bring the others back.
+    fn goal_and_seen(&self, app: &AppName, wanted: &Wanted, record: Option<Record>) -> Result<(Goal, Seen)> {
+        let first = goal(app, wanted);
+        let seen = self.observe(app, &first, record)?;
+        match wanted {
+            Wanted::App(drained) if drained.drain && seen.part != Part::None => {
+                let whole = Wanted::App(Arc::new(App { drain: false, ..App::clone(drained) }));
+                let goal = goal(app, &whole);
+                let seen = self.observe(app, &goal, seen.record)?;
+                Ok((goal, seen))
+            }
+            Wanted::App(_) | Wanted::Unnamed | Wanted::Unknown | Wanted::Held => Ok((first, seen)),
         }
     }
 

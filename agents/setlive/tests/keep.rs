@@ -23,6 +23,43 @@ fn no_active_version_stops_the_app_and_removes_its_services() {
 }
 
 #[test]
+fn a_node_that_is_drained_stops_its_apps_as_min_nodes_lets_it_and_keeps_what_they_need_until_they_come_back() {
+    let host = Host::running("1");
+    host.deploy_config(json!({"ports": [1212]}));
+    host.activate("1", json!({"min_nodes": 1}));
+    host.converge();
+    let pid = host.pid();
+    let drained = json!({"cluster": "dev", "drain": true});
+    host.put("nodes/web1/slug", &drained);
+    let pass = host.converge();
+    assert!(pass.log.contains("slug: waiting: 1 of 1 healthy, min 1"), "{}", pass.log);
+    assert_eq!(host.pid(), pid);
+
+    host.activate("1", json!({}));
+    host.put("nodes/web1/slug", &drained);
+    let pass = host.converge();
+    assert!(pass.log.contains("slug: Removing its services: it is drained on this node"), "{}", pass.log);
+    assert_eq!(http_get(host.port, "/"), None);
+    assert!(!host.path("service/slug").exists() && !host.path("stage/.platypus/slug.json").exists());
+    assert!(!host.path("store/instances/slug/dev/web1.json").exists(), "no client is sent here");
+    let leases = fs::read_to_string(host.path("store/locks/slug/dev/shutdown.json")).unwrap();
+    assert!(leases.contains(r#""down":{}"#), "nobody waits for it: {leases}");
+    assert!(host.path("srv/slug/installs/slug_1").exists() && host.path("srv/slug/data").exists());
+    let before = host.everything();
+    assert_eq!(host.converge().log, "");
+    assert_eq!(fixtures::differences(&before, &host.everything()), Vec::<String>::new());
+    // The packet filter is as it was.
+    let rules = host.path("rules");
+    assert!(fixtures::pass(host.iptables().arg("--once").arg("--rules").arg(&rules)).ok);
+    assert!(fs::read_to_string(rules).unwrap().contains("--dport 1212"));
+
+    host.put("nodes/web1/slug", &json!({"cluster": "dev"}));
+    host.converge();
+    host.serves("1");
+    assert!(host.path("store/instances/slug/dev/web1.json").exists());
+}
+
+#[test]
 fn an_app_that_left_its_node_is_stopped_and_one_whose_cluster_is_lost_too_is_held() {
     let host = Host::running("1");
     let pid = host.pid();

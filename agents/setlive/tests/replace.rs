@@ -175,6 +175,19 @@ fn only_inputs_restart_an_app() {
 }
 
 #[test]
+fn an_operators_restart_rolls_as_any_change_and_is_done_once() {
+    let host = Host::running("1");
+    let pid = host.pid();
+    let restart = pass(Command::new(bin("pp-store")).args(["--store", &host.store_url(), "restart", "slug", "dev"]));
+    assert!(restart.ok, "{}", restart.log);
+    let log = host.converge().log;
+    assert!(log.contains("slug: 1 is live"), "{log}");
+    let restarted = host.serves("1")["pid"].as_i64().unwrap();
+    assert_ne!(restarted, pid);
+    assert_eq!((host.converge().log.as_str(), host.pid()), ("", restarted));
+}
+
+#[test]
 fn a_configuration_that_fails_gives_way_to_the_one_before() {
     let host = Host::running("1");
     let elsewhere = fixtures::free_port();
@@ -240,6 +253,11 @@ fn an_agent_does_not_stop_the_app_that_it_is_of() {
         assert!(!refused.ok && refused.log.contains("slug: this agent is of that app itself"), "{}", refused.log);
         assert_eq!(host.pid(), pid);
     }
+    // Drained, it goes on without a word: by it the host comes back.
+    host.activate("1", json!({}));
+    host.put("nodes/web1/slug", &json!({"cluster": "dev", "drain": true}));
+    let drained = once();
+    assert_eq!((drained.ok, drained.log.as_str(), host.pid()), (true, "", pid));
     host.activate("2", json!({}));
     host.converge();
     host.serves("2");

@@ -75,7 +75,7 @@ fn each_fault_is_one_finding_under_the_key_that_has_to_be_changed() {
     );
     let port = other(r#"{"basedir": "/srv/tool", "ports": [{"port": 80, "source": "10.0.0.0/8"}]}"#);
     const TOOL: &str = "clusters/tool/dev/deploy_config";
-    let table: [Row; 24] = [
+    let table: [Row; 25] = [
         (
             &[(CONFIG, r#"{"versions": {"1": "active", "2": "active"}}"#)],
             Invalid,
@@ -128,6 +128,13 @@ fn each_fault_is_one_finding_under_the_key_that_has_to_be_changed() {
             &[],
         ),
         (&[("nodes/web2/slug", "-")], Suspicious, CONFIG, "min_nodes 1 can never be met: the cluster has 1 node,", &[]),
+        (
+            &[("nodes/web2/slug", r#"{"cluster": "dev", "drain": true}"#)],
+            Suspicious,
+            CONFIG,
+            "min_nodes 1 can never be met: the cluster has 1 node beside 1 drained,",
+            &[],
+        ),
         (
             &[("clusters/slug/live/config", r#"{"versions": {}}"#)],
             Suspicious,

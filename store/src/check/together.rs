@@ -29,6 +29,7 @@ pub(super) struct Intent<'a> {
 struct NodeApp<'a> {
     key: &'a str,
     node: NodeName,
+    is_drained: bool,
 }
 
 impl<'a> Intent<'a> {
@@ -39,7 +40,9 @@ impl<'a> Intent<'a> {
                 Ok(IntentKey::Node(node, app)) => {
                     let bytes = document.as_ref().map_or(&[][..], |document| &document.bytes);
                     match NodeDocument::parse(bytes) {
-                        Ok(found) => intent.used.entry((app, found.cluster)).or_default().push(NodeApp { key, node }),
+                        Ok(NodeDocument { cluster, hold: _, drain: is_drained }) => {
+                            intent.used.entry((app, cluster)).or_default().push(NodeApp { key, node, is_drained });
+                        }
                         Err(_) => *intent.invalid.entry(app).or_default() += 1,
                     }
                 }

@@ -12,15 +12,16 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use store::check::{self, Severity};
 use store::schema::IntentKey;
-use store::{Directory, Documents, Expected, Key, Prefix, Store};
+use store::{Directory, Documents, Key, Prefix, Store};
 
-use super::change::{Action, Sides};
+use super::change::Sides;
+use super::write::{Message, Writer};
 use super::{Outcome, finding, intent, note, print_diffs, print_lines};
 pub(super) use plan::ensure_whole;
 use plan::{Plan, plan};
 
 /// How to import.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(super) struct Options {
     /// Show what would change, as diff -u does, and change nothing
     #[arg(long)]
@@ -34,6 +35,8 @@ pub(super) struct Options {
     /// Write documents that agents refuse, too: they hold the apps as they are
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    message: Message,
 }
 
 pub(super) async fn run(store: &Store, dir: &Path, options: Options, in_json: bool) -> Result<Outcome> {
@@ -49,7 +52,7 @@ pub(super) async fn run(store: &Store, dir: &Path, options: Options, in_json: bo
         return Ok(Outcome::Done);
     }
     let mut done = 0;
-    let ended = act(store, &plan, &mut done, in_json).await;
+    let ended = act(Writer::new(store, &options.message), &plan, &mut done, in_json).await;
     if in_json {
         print_lines([plan.json(done, None).to_string()])?;
     }
@@ -95,15 +98,10 @@ async fn wanted(source: &Directory, dir: &Path, force: bool) -> Result<Documents
 }
 
 /// Makes the changes, and counts in `done`.
-async fn act(store: &Store, plan: &Plan, done: &mut usize, in_json: bool) -> Result<Outcome> {
+async fn act(mut writer: Writer<'_>, plan: &Plan, done: &mut usize, in_json: bool) -> Result<Outcome> {
     for change in &plan.changes {
         let key = &change.key;
-        let made = match &change.action {
-            Action::Create { to } => store.compare_and_set(key, to, &Expected::Absent).await,
-            Action::Replace { from, to } => store.compare_and_set(key, to, &Expected::At(from.revision.clone())).await,
-            Action::Remove { from } => store.compare_and_delete(key, &from.revision).await,
-        };
-        if !made? {
+        if !writer.make(change).await? {
             note(&format!("{key} was changed by somebody else meanwhile, and stays as they left it"));
             return Ok(Outcome::Lost);
         }

@@ -5,8 +5,10 @@ use std::io::{self, Read};
 use anyhow::{Context, Result};
 use serde_json::json;
 use store::schema::IntentKey;
-use store::{Expected, Key, Store};
+use store::{Document, Expected, Key, Store};
 
+use super::change::{Action, Change};
+use super::write::{Message, Writer};
 use super::{Outcome, note, print_json};
 
 pub(super) async fn run(
@@ -14,6 +16,7 @@ pub(super) async fn run(
     intent: &IntentKey,
     argument: &str,
     cas: Option<&Expected>,
+    message: &Message,
     in_json: bool,
 ) -> Result<Outcome> {
     let key = intent.key();
@@ -22,9 +25,10 @@ pub(super) async fn run(
     for field in unknown {
         note(&format!("warning: no agent knows the field {field:?} of {key}; is it misspelt?"));
     }
+    let writer = Writer::new(store, message);
     let written = match cas {
-        None => store.put(&key, &bytes).await.map(|()| true)?,
-        Some(expected) => store.compare_and_set(&key, &bytes, expected).await?,
+        None => put(writer, store, &key, bytes).await?,
+        Some(expected) => compare_and_set(writer, store, &key, bytes, expected).await?,
     };
     if in_json {
         print_json(&json!({"key": key.as_str(), "written": written}))?;
@@ -32,8 +36,41 @@ pub(super) async fn run(
     if written {
         return Ok(Outcome::Done);
     }
-    note(&format!("nothing was written: {key} is not as --cas expects, {}", present(store, &key).await));
+    match cas {
+        None => note(&format!("nothing was written: others changed {key} each time; try again")),
+        Some(_) => {
+            note(&format!("nothing was written: {key} is not as --cas expects, {}", present(store, &key).await));
+        }
+    }
     Ok(Outcome::Lost)
+}
+
+/// Writes the document, whatever is there.
+async fn put(mut writer: Writer<'_>, store: &Store, key: &Key, bytes: Vec<u8>) -> Result<bool> {
+    // What cannot be read is a link that leads nowhere, or a file that is not ours: an editor would write it anew, too.
+    if matches!(store, Store::Directory(_)) && store.get(key).await.is_err() {
+        return writer.overwrite(key, Some(&bytes)).await.map(|()| true);
+    }
+    let written = writer.change(key, async |_| Ok((Some(bytes.clone()), ())));
+    Ok(written.await?.is_some())
+}
+
+/// Writes the document, if what is there is what was expected.
+async fn compare_and_set(
+    mut writer: Writer<'_>,
+    store: &Store,
+    key: &Key,
+    to: Vec<u8>,
+    expected: &Expected,
+) -> Result<bool> {
+    let is_expected = |found: &Document| *expected == Expected::At(found.revision.clone());
+    let action = match store.get(key).await? {
+        Some(found) if is_expected(&found) && found.bytes == to => return Ok(true),
+        Some(from) if is_expected(&from) => Action::Replace { from, to },
+        None if *expected == Expected::Absent => Action::Create { to },
+        Some(_) | None => return Ok(false),
+    };
+    writer.make(&Change { key: key.clone(), action }).await
 }
 
 /// The document that the argument gives or names.

@@ -7,17 +7,26 @@ use serde_json::json;
 use store::schema::{IntentKey, NodeDocument};
 use store::{AppName, ClusterName, Documents, Key, Prefix, Store};
 
+use super::change::{Action, Change};
+use super::write::{Message, TRIES, Writer};
 use super::{Outcome, note, print_json};
 
-pub(super) async fn run(store: &Store, mut keys: Vec<Key>, force: bool, in_json: bool) -> Result<Outcome> {
+pub(super) async fn run(
+    store: &Store,
+    mut keys: Vec<Key>,
+    force: bool,
+    message: &Message,
+    in_json: bool,
+) -> Result<Outcome> {
     let clusters = clusters(&keys);
     if !force && !clusters.is_empty() {
         ensure_unused(store, &clusters).await.context("nothing was removed")?;
     }
     keys.sort_by_key(|key| !key.as_str().starts_with("nodes/"));
     let (mut removed, mut absent) = (Vec::new(), Vec::new());
+    let mut writer = Writer::new(store, message);
     for key in &keys {
-        let done = match remove(store, key).await {
+        let done = match remove(&mut writer, store, key).await {
             Ok(true) => &mut removed,
             Ok(false) => &mut absent,
             Err(error) => return Err(error.context(format!("{key} was not removed, {} others were", removed.len()))),
@@ -48,13 +57,20 @@ fn left(key: &str) -> Option<AppName> {
 }
 
 /// Whether the document was there.
-async fn remove(store: &Store, key: &Key) -> Result<bool> {
-    // What cannot be read can be removed all the same.
-    let is_absent = matches!(store.get(key).await, Ok(None));
-    if !is_absent {
-        store.delete(key).await?;
+async fn remove(writer: &mut Writer<'_>, store: &Store, key: &Key) -> Result<bool> {
+    for _ in 0..TRIES {
+        match store.get(key).await {
+            Ok(None) => return Ok(false),
+            Ok(Some(from)) => {
+                if writer.make(&Change { key: key.clone(), action: Action::Remove { from } }).await? {
+                    return Ok(true);
+                }
+            }
+            // What cannot be read can be removed all the same.
+            Err(_) => return writer.overwrite(key, None).await.map(|()| true),
+        }
     }
-    Ok(!is_absent)
+    bail!("somebody else wrote it anew {TRIES} times; try again")
 }
 
 /// The clusters that some of `keys` are documents of.

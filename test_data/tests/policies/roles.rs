@@ -60,12 +60,23 @@ fn a_developer_writes_the_config_of_the_clusters_that_are_named_and_nothing_else
         );
         assert!(status == 1 && err.contains(&rule), "{err}");
     }
+    let (status, out, err) = pp_store(&consul.url(), &token, &["log", "slug", "development"]);
+    assert!(status == 0 && out.contains("clusters/slug/development/config: no version active (current)"), "{out}{err}");
+    assert!(!out.contains("deploy_config: changed"), "what was refused is not recorded: {out}");
+    let run = |arguments: &[&str]| pp_store(&consul.url(), &token, arguments);
+    assert_eq!(run(&["set", "slug", "development", "0.3=prep"]).0, 0);
+    assert_eq!(run(&["rollback", "slug", "development"]).0, 0);
+    let activate = run(&["set", "slug", "development", "0.2=active"]);
+    assert!(activate.0 == 1 && activate.2.contains("no node of slug development is known to have 0.2"), "{activate:?}");
+    let hold = run(&["hold", "web1", "slug"]);
+    assert!(hold.0 == 1 && hold.2.contains("403: Permission denied"), "{hold:?}");
     let (status, out, err) = pp_store(&consul.url(), &token, &["leases", "slug", "development"]);
     assert!(status == 0 && out.contains("web1"), "{out}{err}");
     let retry = pp_store(&consul.url(), &token, &["retry", "slug", "development"]);
     assert!(retry.0 == 1 && retry.2.contains("403: Permission denied"), "{retry:?}");
 
-    for key in ["clusters/slug/development/config", "clusters/slug/live/config"] {
+    let own = ["clusters/slug/development/config", "clusters/slug/live/config", "history/slug/live/00000001"];
+    for key in own {
         assert!(writes(&consul, &token, key), "{key}");
     }
     let refused = [
@@ -81,6 +92,8 @@ fn a_developer_writes_the_config_of_the_clusters_that_are_named_and_nothing_else
         "clusters/platypus/main/config",
         "nodes/web1/slug",
         "nodes/web2/slug",
+        "history/slug/next/00000001",
+        "history/slug2/development/00000001",
         "locks/slug/development/shutdown",
         "reality/web1/pp-setlive",
     ];
@@ -91,8 +104,10 @@ fn a_developer_writes_the_config_of_the_clusters_that_are_named_and_nothing_else
     for prefix in ["clusters/slug/", "clusters/slug/development/config"] {
         assert_eq!(consul.http_as(&token, "DELETE", &format!("/v1/kv/{prefix}?recurse"), b"").0, 403);
     }
-    let theirs = pp_store(&consul.url(), &token, &["get", "clusters/other/development/config"]);
-    assert!(theirs.2.contains("403"), "{theirs:?}");
+    for key in ["clusters/other/development/config", "history/other/development/00000001"] {
+        let theirs = pp_store(&consul.url(), &token, &["get", key]);
+        assert!(theirs.2.contains("403"), "{theirs:?}");
+    }
 }
 
 /// Why the policy is as it is.
@@ -125,15 +140,20 @@ fn an_operator_writes_intent_and_leases_and_nothing_else() {
         &["put", "clusters/slug/development/deploy_config", r#"{"basedir": "/srv/slug", "ports": [80]}"#],
         &["put", "clusters/slug/development/config", r#"{"versions": {"0.1": "active"}}"#],
         &["check"],
+        &["log", "slug", "development"],
         &["rm", "nodes/web1/slug", "nodes/web2/slug"],
         &["rm", "clusters/slug/development/config", "clusters/slug/development/deploy_config"],
     ] {
         let (status, out, err) = run(arguments);
         assert_eq!(status, 0, "{arguments:?}: {out}{err}");
     }
-    for key in
-        ["nodes/web1/slug", "clusters/other/live/config", "clusters/other/live/deploy_config", "locks/a/b/shutdown"]
-    {
+    for key in [
+        "nodes/web1/slug",
+        "clusters/other/live/config",
+        "clusters/other/live/deploy_config",
+        "locks/a/b/shutdown",
+        "history/slug/development/00000001",
+    ] {
         assert!(writes(&consul, &token, key), "{key}");
     }
     for key in ["reality/web1/pp-setlive", "instances/slug/live/web1"].into_iter().chain(NOBODYS) {
@@ -148,6 +168,9 @@ fn who_only_reads_sees_all_of_it_and_writes_nothing() {
     let scratch = Scratch::new();
     let consul = consul(&scratch);
     slug(&consul);
+    let operators = token(&consul, &[&rules("operator")]);
+    let moved = ["put", "nodes/web2/slug", r#"{"cluster": "development"}"#];
+    assert_eq!(pp_store(&consul.url(), &operators, &moved).0, 0);
     let token = token(&consul, &[&rules("read-only")]);
     let backup = scratch.path().join("backup").display().to_string();
     let run = |arguments: &[&str]| pp_store(&consul.url(), &token, arguments);
@@ -157,6 +180,7 @@ fn who_only_reads_sees_all_of_it_and_writes_nothing() {
         (&["check"], ""),
         (&["leases"], "web1"),
         (&["leases", "slug", "development"], "web1"),
+        (&["log", "slug", "development"], "nodes/web2/slug: cluster development (current)"),
         (&["export", &backup], ""),
     ] {
         let (status, out, err) = run(arguments);
@@ -175,8 +199,13 @@ fn who_only_reads_sees_all_of_it_and_writes_nothing() {
         let (status, _, err) = run(arguments);
         assert!(status == 1 && err.contains("403: Permission denied"), "{arguments:?}: {err}");
     }
-    let keys =
-        ["nodes/web1/slug", "clusters/slug/development/config", "locks/slug/development/shutdown", "reality/web1/a"];
+    let keys = [
+        "nodes/web1/slug",
+        "clusters/slug/development/config",
+        "history/slug/development/00000009",
+        "locks/slug/development/shutdown",
+        "reality/web1/a",
+    ];
     for key in keys.into_iter().chain(["clusters/slug/development/deploy_config"]).chain(NOBODYS) {
         assert!(!writes(&consul, &token, key), "{key}");
     }

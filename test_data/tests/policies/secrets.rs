@@ -43,6 +43,7 @@ fn everything(host: &Host, store: &str, token: &str, by_file: bool) -> String {
         ("pp-store", vec!["ls", "--json"]),
         ("pp-store", vec!["get", "nodes/web1/slug"]),
         ("pp-store", vec!["put", "nodes/web1/slug", r#"{"cluster": "dev"}"#]),
+        ("pp-store", vec!["log", "slug", "dev", "--diff"]),
         ("pp-store", vec!["leases", "slug", "dev"]),
         ("pp-store", vec!["check"]),
         ("pp-store", vec!["export", &backup]),

@@ -55,6 +55,9 @@ fn unusable() -> Goal {
 
 const NOTHING: Goal = Goal::Nothing { why: "no version is active", heeds_minimum: false };
 
+/// As of an app that is drained.
+const DRAINED: Goal = Goal::Nothing { why: "it is drained on this node", heeds_minimum: true };
+
 fn replace(from: Option<&str>, to: &str, permission: Permission) -> Decision {
     Decision::Replace { from: from.map(definition), to: definition(to), permission }
 }
@@ -519,6 +522,25 @@ fn the_app_that_the_agent_is_of_is_handed_over_and_never_stopped() {
     unfit(&|to| drop(to.entries.insert("slug@finish".to_owned(), String::new())), "bin/launch/finish");
     let nowhere_back = Seen { installed: [definition("2").digest()].into(), ..running() };
     refused(&want("2"), ours(nowhere_back), "the install of 1 is gone");
+}
+
+#[test]
+fn what_is_drained_is_removed_whatever_came_before_and_then_there_is_nothing_to_do() {
+    use Service::{Absent, Failing, Stopped};
+    let remove = |running: Option<&str>| Decision::Remove {
+        running: running.map(definition),
+        why: "it is drained on this node",
+    };
+    for (seen, expected) in [
+        (seen(None, Absent, ""), Decision::Converged),
+        (seen(Some(record(Some("1"), None)), UP, "1"), remove(Some("1"))),
+        (seen(Some(record(Some("1"), None)), Failing, "1"), remove(Some("1"))),
+        (seen(Some(record(Some("1"), Some("2"))), Stopped, "1"), remove(Some("1"))),
+        (seen(Some(record(None, Some("2"))), UP, "2"), remove(None)),
+        (seen(Some(record(Some("1"), None).emptied()), Absent, ""), Decision::Clear),
+    ] {
+        assert_eq!(decide(&DRAINED, &seen), expected, "{seen:?}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use store::intent::Timeouts;
 use tempfile::TempDir;
 
 use super::*;
+use crate::decide::Goal;
 use crate::record::{Record, Records};
 use crate::service::Places;
 
@@ -103,11 +104,13 @@ fn app(basedir: &Path, user_config: &serde_json::Value) -> App {
         name: "slug".parse().unwrap(),
         cluster: "dev".parse().unwrap(),
         hold: false,
+        drain: false,
         active: Some("1".parse().unwrap()),
         prep: Vec::new(),
         artifacts: BTreeMap::new(),
         min_nodes: 0,
         user_config: user_config.as_object().unwrap().clone(),
+        restart: None,
         health: None,
         timeouts: Timeouts { stop: seconds(10.0), enable: seconds(30.0), disable: seconds(30.0), drain: None },
         basedir: basedir.to_str().unwrap().to_owned().try_into().unwrap(),
@@ -228,9 +231,27 @@ fn what_is_wanted_otherwise_or_by_another_is_looked_at_in_full() {
         ["5.5", r#"{"port": 81}"#].map(|text| serde_json::from_str::<serde_json::Value>(text).unwrap());
     assert!(!wanted(&|app| app.timeouts.stop = stop.as_f64().unwrap().try_into().unwrap()));
     assert!(!wanted(&|app| app.user_config = config.as_object().unwrap().clone()));
+    assert!(!wanted(&|app| app.drain = true));
+    assert!(!wanted(&|app| app.restart = Some("now".to_owned())));
     assert!(!wanted(&|app| app.runas = Some("www".to_owned().try_into().unwrap())));
     assert!(!wanted(&|app| app.health = serde_json::from_value(json!({"tcp": {"port": 1}})).unwrap()));
     assert!(!wanted(&|app| app.active = None));
+}
+
+#[test]
+fn what_is_drained_runs_here_no_more_once_the_cluster_lets_it_go_unless_no_version_is_active() {
+    let goal_of = |change: &dyn Fn(&mut App)| {
+        let mut app = app(Path::new("/srv/slug"), &json!({}));
+        change(&mut app);
+        crate::goal(&app.name.clone(), &Wanted::App(Arc::new(app)))
+    };
+    let heeds = |goal| match goal {
+        Goal::Nothing { heeds_minimum, .. } => Some(heeds_minimum),
+        _ => None,
+    };
+    assert_eq!(heeds(goal_of(&|app| app.drain = true)), Some(true));
+    assert_eq!(heeds(goal_of(&|app| (app.drain, app.active) = (true, None))), Some(false));
+    assert_eq!(heeds(goal_of(&|_| {})), None);
 }
 
 #[test]

@@ -72,12 +72,16 @@ impl Intent<'_> {
             let key = config_key(cluster);
             let Some(config) = self.valid::<Config>(&key).filter(|config| config.active().is_ok()) else { continue };
             // A node whose document is invalid may be one of them.
-            let nodes = apps.len() + self.invalid.get(&cluster.0).copied().unwrap_or_default();
-            if nodes > config.min_nodes as usize {
+            let invalid = self.invalid.get(&cluster.0).copied().unwrap_or_default();
+            // Of those that are drained nothing counts, or will not soon.
+            let drained = apps.iter().filter(|app| app.is_drained).count();
+            let nodes = apps.len() - drained + invalid;
+            if nodes > config.min_nodes as usize || nodes == 0 && config.min_nodes == 0 {
                 continue;
             }
-            let (min, nodes) =
-                (config.min_nodes, if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") });
+            let beside = if drained == 0 { String::new() } else { format!(" beside {drained} drained") };
+            let nodes = if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") } + &beside;
+            let min = config.min_nodes;
             findings.push(Finding::suspicious(
                 &key,
                 format!("min_nodes {min} can never be met: the cluster has {nodes}, and a replacement takes one down"),
