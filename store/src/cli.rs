@@ -8,6 +8,7 @@ mod edit;
 mod export;
 mod finding;
 mod flag;
+mod fleet;
 mod get;
 mod import;
 mod intent;
@@ -22,6 +23,8 @@ mod retry;
 mod rm;
 mod rollback;
 mod set;
+mod status;
+mod why;
 mod write;
 
 use std::io::{self, Write};
@@ -37,6 +40,7 @@ use store::{AppName, ClusterName, Directory, Expected, Key, NodeName, Prefix, Re
 
 use change::{Change, Sides};
 use flag::Flag;
+use fleet::Which;
 use write::Message;
 
 const EXAMPLES: &str = r#"Examples:
@@ -90,6 +94,10 @@ const EXAMPLES: &str = r#"Examples:
     pp-store check
     pp-store export backup
 
+  How far is everything? Why is slug not as intent has it?
+    pp-store status
+    pp-store why slug
+
   Something hangs: who waits for whom? What has failed, and what did it say?
     pp-store leases
   Others wait for web2, and its agent is gone for good; if it only hangs, restart it instead:
@@ -122,6 +130,13 @@ With --json:
         "change" or "remove", and with --dry-run each has its "diff"
   check [{"severity", "key", "reason", "advice", "holds": [key]}], where "severity" is "invalid" or "suspicious"; with
         "line" and "column" where JSON is broken, and "file" in a directory
+  status
+        [{"app", "cluster", "wanted", "nodes", "prepared", "live", "healthy", "lag_seconds", "state", "node", "reason", "on"}],
+        where the numbers are of nodes, "state" is the worst of "failing", "dead", "invalid", "unknown", "waiting", "held",
+        "unseen" and "converging", or "converged", and "node" and "reason" say where and why; and {"key", "error"} for
+        what cannot be read or known. What is null is not known, or there is none.
+          "on":     [{"node", "prepared", "live", "healthy", "state", "reason", "since", "log": [line]}]
+  why   [{"app", "cluster", "wanted", "why", "on", "leases"}], with "on" as of status, and "leases" as the store has them
   leases
         [{"key", "app", "cluster", "min_nodes", "instances", "passing", "spare", "down", "failed"}], where the numbers are of
         instances, "spare" of those that min_nodes lets go down now; and {"key", "error"} for what cannot be read or known. What is
@@ -379,6 +394,35 @@ enum Command {
         #[command(flatten)]
         access: Access,
     },
+    /// Show how far everything is, in one table
+    ///
+    /// A line for each app in each cluster: the version that is wanted, how many nodes are to run it, on how many of them
+    /// it is prepared, live (it runs) and healthy (clients are sent there), how many seconds the slowest node has been on
+    /// its way, and the one reason that the others wait for. What is prepared and live the agents report, under
+    /// reality/; a host whose agents only ever ran with --once has reported nothing.
+    Status {
+        /// Such as slug; without it, all apps
+        app: Option<AppName>,
+        /// Only in this cluster
+        #[arg(long, value_name = "NAME")]
+        cluster: Option<ClusterName>,
+        /// Only on this node
+        #[arg(long, value_name = "NAME")]
+        node: Option<NodeName>,
+        /// Show it again and again, until interrupted
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Say why an app is not as intent has it, and what has to happen next
+    ///
+    /// The first line is the reason to look at first. Then each node, with what keeps it, since when, and the last lines that
+    /// a failed version logged; and who is down on purpose, who waits for that, and what has failed: see `leases`.
+    Why {
+        /// Such as slug
+        app: AppName,
+        /// Such as web1; without it, all nodes
+        node: Option<NodeName>,
+    },
     /// Say who is down on purpose, who waits for it, and what has failed
     ///
     /// Before an agent takes down an instance that others may count on, it enters its node in its cluster's document,
@@ -501,6 +545,10 @@ async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> 
         Command::Import { dir, options } => import::run(store, &dir, options, json).await,
         Command::Export { dir, options } => export::run(store, &dir, options, json).await,
         Command::Check { dir: _, repo, access } => check::run(store, repo.as_ref().zip(Some(&access)), json).await,
+        Command::Status { app, cluster, node, watch } => {
+            status::run(store, &Which { app, cluster, node }, watch, json).await
+        }
+        Command::Why { app, node } => why::run(store, &Which { app: Some(app), cluster: None, node }, json).await,
         Command::Leases { app, cluster } => leases::run(store, app.zip(cluster), json).await,
         Command::Release { app, cluster, node, force } => release::run(store, &app, &cluster, &node, force, json).await,
         Command::Retry { app, cluster, which } => {

@@ -125,6 +125,13 @@ impl Listing {
         Self { apps, strays }
     }
 
+    /// The cluster that each app is in; of those whose document says so.
+    pub fn clusters(&self) -> BTreeMap<AppName, ClusterName> {
+        let clusters =
+            self.apps.iter().filter_map(|(app, node)| Some((app.clone(), node.as_ref().ok()?.cluster.clone())));
+        clusters.collect()
+    }
+
     /// Where the rest of these apps' intent is.
     pub fn prefixes(&self) -> Vec<Prefix> {
         let valid = self.apps.iter().filter_map(|(app, node)| Some((app, node.as_ref().ok()?)));

@@ -19,14 +19,18 @@ pub(super) fn ago(then: &str, now: OffsetDateTime) -> String {
     age(then, now).map_or_else(|| format!("at {then}"), |age| format!("{age} ago"))
 }
 
-fn age(then: &str, now: OffsetDateTime) -> Option<String> {
+/// How long ago it was, in seconds; `None` of a time that is none, or by another clock.
+pub(super) fn seconds(then: &str, now: OffsetDateTime) -> Option<i64> {
     /// By how much clocks may differ that are called the same.
     const SKEW: i64 = 60;
     let seconds = (now - OffsetDateTime::parse(then, &Rfc3339).ok()?).whole_seconds();
+    (seconds >= -SKEW).then_some(seconds.max(0))
+}
+
+fn age(then: &str, now: OffsetDateTime) -> Option<String> {
+    let seconds = seconds(then, now)?;
     let (minute, hour, day) = (60, 3600, 86_400);
     Some(match seconds {
-        ..0 if seconds < -SKEW => return None,
-        ..0 => "0 s".to_owned(),
         _ if seconds < 2 * minute => format!("{seconds} s"),
         _ if seconds < 2 * hour => format!("{} min", seconds / minute),
         _ if seconds < 2 * day => format!("{} h", seconds / hour),
