@@ -5,11 +5,12 @@
 //! The peer has the agents' own client, so that what is compared is what is asked. What the bare requests take, of a client
 //! that does nothing with the answers, is measured too.
 //!
-//! Run by `kickstart/bench pass`. All that is compared is measured in turn, so that what else the machine does meets all
+//! Run by `kickstart/bench pass`; and with `idle`, by `kickstart/bench idle`, what agents cost that have nothing to do. All that is compared is measured in turn, so that what else the machine does meets all
 //! of it. Everything is on tmpfs.
 
 mod client;
 mod fleet;
+mod idle;
 
 use std::process::Command;
 use std::time::Instant;
@@ -38,6 +39,9 @@ fn into_a_file(host: &Host) -> Command {
 }
 
 fn main() {
+    if std::env::args().any(|arg| arg == "idle") {
+        return idle::run();
+    }
     println!("a pass that finds nothing to do, median of {ROUNDS}; load before: {}", load());
     let mut fleet = Fleet::new();
     // Nothing is known of it, and nothing there.
