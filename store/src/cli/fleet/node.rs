@@ -145,12 +145,15 @@ impl Seen<'_> {
         };
         if life == Some(&Life::Dead) {
             let says = format!(
-                "{agent} of {node} is dead: what runs there runs on, and nothing changes until it is started again"
+                "{agent} of {node} is dead, or the store refuses it: what runs there runs on, and nothing changes; see its log \
+                 there"
             );
             return Some(plain(Trouble::Dead, says));
         }
         let Some(said) = said.filter(|said| is_of_now(agent, said, app)) else {
-            return Some(plain(Trouble::Unseen, format!("{agent} of {node} has yet to see what intent says now")));
+            let says =
+                format!("{agent} of {node} has yet to see what intent says now; if that lasts, see its log there");
+            return Some(plain(Trouble::Unseen, says));
         };
         let trouble = match said.state {
             State::Converged => return None,
@@ -166,9 +169,10 @@ impl Seen<'_> {
             State::Held => "leaves it as it is",
             State::Failing => "fails",
         };
+        let logged = said.log.last().map(|line| format!("; it logged: {line}")).unwrap_or_default();
         Some(Obstacle {
             trouble,
-            says: format!("{agent} {does}{reason}"),
+            says: format!("{agent} {does}{reason}{logged}"),
             since: Some(said.since.clone()),
             log: said.log.clone(),
         })
@@ -355,12 +359,12 @@ mod tests {
             (
                 |host| host.says(SETLIVE, json!({"state": "converged", "wanted": ["1"], "there": ["1"]})),
                 Trouble::Unseen,
-                "pp-setlive of web1 has yet to see what intent says now",
+                "pp-setlive of web1 has yet to see what intent says now; if that lasts, see its log there",
             ),
             (
                 |host| host.reports.get_mut(SETLIVE).unwrap().as_mut().unwrap().apps.clear(),
                 Trouble::Unseen,
-                "pp-setlive of web1 has yet to see what intent says now",
+                "pp-setlive of web1 has yet to see what intent says now; if that lasts, see its log there",
             ),
             (
                 |host| {
@@ -368,7 +372,7 @@ mod tests {
                     host.says(SETLIVE, json!({"state": "waiting", "wanted": ["2"], "reason": "for web2"}));
                 },
                 Trouble::Dead,
-                "pp-setlive of web1 is dead: what runs there runs on, and nothing changes until it is started again",
+                "pp-setlive of web1 is dead, or the store refuses it: what runs there runs on, and nothing changes; see its log there",
             ),
             (
                 |host| {
