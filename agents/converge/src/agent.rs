@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::glance::Glance;
 use crate::life::Life;
+use crate::metrics::Counter;
 use crate::publish::Reporter;
 use crate::report::{News, Versions};
 
@@ -24,6 +25,9 @@ use crate::report::{News, Versions};
 pub trait Agent: 'static {
     /// By which name others know it: of its report, and as one that is alive.
     const NAME: &'static str;
+
+    /// What it counts beside what is counted of every agent: for its metrics.
+    const COUNTERS: &'static [&'static Counter] = &[];
 
     /// The apps that this agent has something of on this host, whether intent names them or not.
     fn present(&self) -> Result<BTreeSet<AppName>> {

@@ -34,6 +34,11 @@ pub struct Args {
     /// process, the node and the store
     #[arg(long, value_name = "FILE", conflicts_with_all = ["once", "plan"])]
     pub mark: Option<PathBuf>,
+
+    /// Write metrics into this file, in Prometheus' text format: for node_exporter's textfile collector, in whose directory
+    /// its name has to end in .prom
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["once", "plan"])]
+    pub metrics: Option<PathBuf>,
 }
 
 /// How a process runs, wherever its intent comes from.

@@ -16,6 +16,7 @@ mod group;
 mod life;
 mod log;
 mod mark;
+mod metrics;
 mod once;
 mod pace;
 mod publish;
@@ -42,6 +43,7 @@ pub use glance::Glance;
 pub use group::Group;
 pub use log::keep_aside;
 pub use mark::Passed;
+pub use metrics::Counter;
 pub use report::{Versions, now};
 pub use settings::parse;
 pub use step::{process_is, step};
@@ -49,6 +51,7 @@ pub use watch::LONGEST_BACKOFF;
 
 use agent::Permits;
 use mark::Mark;
+use metrics::Metrics;
 use publish::Reporter;
 
 /// For an agent's `--help`.
@@ -73,7 +76,8 @@ pub fn main<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> Exi
                 let made = Mark::new(path, &host.node, &args.store_name());
                 made.inspect_err(|error| tracing::error!("{error:#}; no mark is left of the first pass")).ok()
             });
-            run(&args.run, &host, make, mark).await
+            let metrics = args.metrics.as_deref().map(|path| Metrics::new(path, A::NAME, A::COUNTERS));
+            run(&args.run, &host, make, (mark, metrics)).await
         },
     )
 }
@@ -85,7 +89,7 @@ pub fn main_on<A: Agent>(
     open: impl FnOnce() -> Result<(NodeName, Store)>,
     make: impl FnOnce(&Host) -> Result<A>,
 ) -> ExitCode {
-    start(args, source, open, async |host| run(args, &host, make, None).await)
+    start(args, source, open, async |host| run(args, &host, make, (None, None)).await)
 }
 
 /// As [`main`], for something else that a process does with a store than to be an agent.
@@ -127,7 +131,7 @@ async fn run<A: Agent>(
     args: &RunArgs,
     host: &Host,
     make: impl FnOnce(&Host) -> Result<A>,
-    mark: Option<Mark>,
+    (mark, metrics): (Option<Mark>, Option<Metrics>),
 ) -> Result<ExitCode> {
     let agent = Rc::new(make(host)?);
     if args.plan {
@@ -136,7 +140,7 @@ async fn run<A: Agent>(
         once::pass(&agent, host).await
     } else {
         let intents = watch::intents(host);
-        let said = (mark, Reporter::new::<A>(host));
+        let said = (mark, Reporter::new::<A>(host, metrics));
         let converging = schedule::keep_converging(agent, host.clone(), intents, args.interval, said);
         if !host.is_told() {
             return Ok(converging.await);

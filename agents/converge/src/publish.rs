@@ -3,6 +3,8 @@
 //! Ensures: nobody waits for it; what the store is known to hold is not written again; a store that is down gets the last
 //! state once it is back, and is a line in the log, once. A daemon's only: who runs a single pass sees what it says.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use store::reality::{AppReport, Report, report_key};
 use store::{AppName, Key, Prefix, Store, look_up};
@@ -13,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info};
 
 use crate::agent::{Agent, Host, Outcome, Wanted};
+use crate::metrics::{Metrics, STORE_ERRORS};
 use crate::pace::Pace;
 use crate::report::{Ended, News, Said, Versions, now};
 use crate::schedule::until;
@@ -27,11 +30,11 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     /// That of a daemon which follows a store. What is one file is never written to.
-    pub(crate) fn new<A: Agent>(host: &Host) -> Self {
+    pub(crate) fn new<A: Agent>(host: &Host, metrics: Option<Metrics>) -> Self {
         let key = report_key(&host.node, A::NAME).filter(|_| host.is_told());
         let news = key.map(|key| {
             let (sender, receiver) = mpsc::unbounded_channel();
-            tokio::task::spawn_local(Publisher::new(host.store.clone(), key).run(receiver));
+            tokio::task::spawn_local(Publisher::new(host.store.clone(), key, metrics).run(receiver));
             sender
         });
         Self { news }
@@ -82,7 +85,13 @@ struct Publisher {
     held: Held,
     /// Said already: why it cannot be read or written.
     trouble: Option<String>,
+    metrics: Option<Metrics>,
+    /// When they are to be written next.
+    metrics_due: Option<Instant>,
 }
+
+/// What comes within this time goes into the metrics at once.
+const COLLECTED: Duration = Duration::from_secs(1);
 
 /// What the store is known to hold.
 enum Held {
@@ -94,8 +103,10 @@ enum Held {
 }
 
 impl Publisher {
-    fn new(store: Store, key: Key) -> Self {
-        Self { store, key, said: Said::default(), pace: Pace::new(), held: Held::Unread, trouble: None }
+    fn new(store: Store, key: Key, metrics: Option<Metrics>) -> Self {
+        let metrics_due = metrics.as_ref().map(|_| Instant::now());
+        let (said, pace) = (Said::default(), Pace::new());
+        Self { store, key, said, pace, held: Held::Unread, trouble: None, metrics, metrics_due }
     }
 
     async fn run(mut self, mut news: mpsc::UnboundedReceiver<News>) {
@@ -107,6 +118,7 @@ impl Publisher {
                     None => return,
                 },
                 () = until(self.pace.due()) => self.publish().await,
+                () = until(self.metrics_due) => self.write_metrics(),
             }
         }
     }
@@ -118,6 +130,18 @@ impl Publisher {
         }
         if self.said.hear(news, &now()) {
             self.pace.changed(Instant::now());
+        }
+        if self.metrics.is_some() {
+            self.metrics_due.get_or_insert_with(|| Instant::now() + COLLECTED);
+        }
+    }
+
+    fn write_metrics(&mut self) {
+        self.metrics_due = None;
+        let Some(metrics) = &mut self.metrics else { return };
+        if let Err(error) = metrics.write(self.said.report().as_ref()) {
+            error!("{error:#}; no metrics are written until this agent is started again");
+            self.metrics = None;
         }
     }
 
@@ -167,6 +191,7 @@ impl Publisher {
     }
 
     fn failed(&mut self, error: &anyhow::Error) {
+        STORE_ERRORS.add(1);
         let text = format!("{error:#}");
         if self.trouble.as_ref() == Some(&text) {
             debug!("{text}");
@@ -219,7 +244,7 @@ mod tests {
             let (news, receiver) = mpsc::unbounded_channel();
             let store = Store::open(Some(&format!("file:{}", dir.path().join("store").display()))).unwrap();
             let key = report_key(&"web1".parse().unwrap(), "pp-some").unwrap();
-            tokio::task::spawn_local(Publisher::new(store, key).run(receiver));
+            tokio::task::spawn_local(Publisher::new(store, key, None).run(receiver));
             Self { dir, news }
         }
 

@@ -20,6 +20,7 @@ use tracing::{error, info};
 
 use crate::agent::{Agent, Host, Outcome, Task, Wake, Wanted};
 use crate::mark::{FirstPass, Mark};
+use crate::metrics::passed;
 use crate::publish::Reporter;
 use crate::report::{News, held_as_it_is};
 use crate::turn::Turn;
@@ -273,7 +274,9 @@ impl<A: Agent> Schedule<A> {
                 let (tell_looked, now) = (looked.clone(), wanted.clone());
                 let task = Task { app: app.clone(), host, wanted, wake, tell_looked, reporter: reporter.clone() };
                 self.running.spawn_local(async move {
+                    let began = Instant::now();
                     let result = agent.converge(task).await;
+                    passed(&result, began.elapsed());
                     let _ = looked.send(app.clone());
                     let now = now.borrow().clone();
                     reporter.settled(&*agent, &app, &now, &result).await;
@@ -285,7 +288,12 @@ impl<A: Agent> Schedule<A> {
             && is_due(&mut self.whole)
         {
             let (agent, host, intent) = (self.agent.clone(), self.host.clone(), intent.clone());
-            self.running.spawn_local(async move { (None, agent.converge_host(intent, &host).await) });
+            self.running.spawn_local(async move {
+                let began = Instant::now();
+                let result = agent.converge_host(intent, &host).await;
+                passed(&result, began.elapsed());
+                (None, result)
+            });
         }
         next
     }

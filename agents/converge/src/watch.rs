@@ -14,6 +14,7 @@ use tracing::{debug, error, info};
 
 use crate::agent::Host;
 use crate::backoff::Backoff;
+use crate::metrics::STORE_ERRORS;
 
 /// The longest time after which an agent asks a store again that was away.
 pub const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
@@ -48,6 +49,7 @@ async fn watch(host: &Host, sender: &Intents) {
                 }
             }
             Err(error) => {
+                STORE_ERRORS.add(1);
                 let text = format!("{error:#}; everything stays as it is, trying again");
                 if !std::mem::replace(&mut told, true) {
                     let _ = sender.send(Err(text.clone())).await;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
-use converge::{Agent, Glance, Outcome, Task, Versions, Wanted, blocking};
+use converge::{Agent, Counter, Glance, Outcome, Task, Versions, Wanted, blocking};
 use store::intent::App;
 use store::{AppName, Version};
 
@@ -15,6 +15,7 @@ use crate::attempt::{Attempt, all};
 use crate::decide::{Plan, Unwanted, decide, install_name};
 use crate::fetch::Fetcher;
 use crate::install::Installs;
+use crate::progress::FETCHED;
 use crate::progress::{Screen, size};
 use crate::prune::{Keep, Prune, doomed};
 use crate::sources::Sources;
@@ -44,6 +45,7 @@ impl Preparer {
 
 impl Agent for Preparer {
     const NAME: &'static str = "pp-preparer";
+    const COUNTERS: &'static [&'static Counter] = &[&FETCHED];
 
     /// Of an app that intent does not name nothing is removed.
     fn present(&self) -> Result<BTreeSet<AppName>> {

@@ -5,10 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use converge::Counter;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use store::AppName;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::info;
+
+/// For metrics.
+pub(crate) static FETCHED: Counter =
+    Counter::new("platypus_fetched_bytes_total", "Bytes of artifacts that were read from a repository.");
 
 /// Between two words about one artifact.
 const EVERY: Duration = Duration::from_secs(5);
@@ -84,6 +89,7 @@ impl Progress {
 
     pub(crate) fn add(&self, bytes: usize) {
         self.came.fetch_add(bytes as u64, Ordering::Relaxed);
+        FETCHED.add(bytes as u64);
     }
 
     /// Whoever reads it is to give up.

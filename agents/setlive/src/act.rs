@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use converge::{Host, Outcome, Source, Task, Wanted, blocking, effect};
+use converge::{Counter, Host, Outcome, Source, Task, Wanted, blocking, effect};
 use store::AppName;
 use store::intent::App;
 use store::lease::Leases;
@@ -21,6 +21,13 @@ use crate::logs::Logs;
 use crate::record::{Failure, Record, finisher};
 use crate::{Setlive, data, processes, remove};
 use steps::Clock;
+
+pub(crate) static REPLACEMENTS: Counter =
+    Counter::new("platypus_replacements_total", "Versions and configurations that became live, first ones among them.");
+pub(crate) static REVERTS: Counter = Counter::new(
+    "platypus_reverts_total",
+    "Times that what was live before became so again, since what was to be failed.",
+);
 
 /// One attempt at one app, under its lock.
 pub(crate) struct Act<'a> {
@@ -303,7 +310,9 @@ impl Act<'_> {
                 }
                 // While the record still has whoever comes next do it, if we do not.
                 self.setlive.tidy(app, to);
+                let is_revert = record.healthy.as_ref() == Some(to);
                 self.save(record.arrived(to)).await?;
+                if is_revert { &REVERTS } else { &REPLACEMENTS }.add(1);
                 info!(%app, "{} is live ({})", to.version, clock.laps());
                 Ok(Next::Look)
             }

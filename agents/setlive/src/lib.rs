@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use converge::files;
-use converge::{Agent, Glance, Host, Outcome, Source, Task, Versions, Wanted, blocking};
+use converge::{Agent, Counter, Glance, Host, Outcome, Source, Task, Versions, Wanted, blocking};
 use store::intent::{App, NodeIntent, looks_gone};
 use store::{AppName, ClusterName, NodeName, Store, Version};
 use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit};
@@ -45,7 +45,7 @@ use tracing::debug;
 
 pub use finish::finish;
 
-use act::inquiry;
+use act::{REPLACEMENTS, REVERTS, inquiry};
 use attempt::Attempt;
 use decide::{Decision, Goal, Owner, Part, Seen, Service, candidates, decide};
 use definition::Definition;
@@ -174,6 +174,7 @@ fn absolute(dir: &Path) -> Result<PathBuf> {
 
 impl Agent for Setlive {
     const NAME: &'static str = "pp-setlive";
+    const COUNTERS: &'static [&'static Counter] = &[&REPLACEMENTS, &REVERTS];
 
     fn present(&self) -> Result<BTreeSet<AppName>> {
         self.site.records.apps()
