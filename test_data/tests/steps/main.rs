@@ -5,6 +5,7 @@
 //! undisturbed round comes to, of each name the first [`FIRST`] times and the last. `STEP` walks only those whose line has
 //! this text.
 
+mod itself;
 mod names;
 mod scenarios;
 mod site;

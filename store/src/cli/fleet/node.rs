@@ -150,6 +150,10 @@ impl Seen<'_> {
             );
             return Some(plain(Trouble::Dead, says));
         }
+        if life.is_none() {
+            let says = format!("{agent} of {node} was ended, or this token may not see that it is alive");
+            return Some(plain(Trouble::Unknown, says));
+        }
         let Some(said) = said.filter(|said| is_of_now(agent, said, app)) else {
             let says =
                 format!("{agent} of {node} has yet to see what intent says now; if that lasts, see its log there");
@@ -305,7 +309,7 @@ mod tests {
     fn of_all_that_keeps_a_node_what_the_rest_waits_for_is_said() {
         let healthy = Host::new().node();
         assert_eq!((healthy.prepared, healthy.live, healthy.healthy, healthy.obstacle), (true, true, true, None));
-        let table: [(Change, Trouble, &str); 15] = [
+        let table: [(Change, Trouble, &str); 16] = [
             (
                 |host| host.intent = intent(&json!({"cluster": 1})),
                 Trouble::Invalid,
@@ -381,6 +385,11 @@ mod tests {
                 },
                 Trouble::Unknown,
                 "no pp-preparer of web1 has ever said anything here: is it started, on this store?",
+            ),
+            (
+                |host| drop(host.agents.remove(SETLIVE)),
+                Trouble::Unknown,
+                "pp-setlive of web1 was ended, or this token may not see that it is alive",
             ),
             (
                 |host| drop(host.reports.insert(SETLIVE.to_owned(), Err("this is no report".to_owned()))),
