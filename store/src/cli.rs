@@ -21,6 +21,7 @@ mod release;
 mod restart;
 mod retry;
 mod rm;
+mod roll;
 mod rollback;
 mod set;
 mod status;
@@ -135,7 +136,7 @@ With --json:
         where the numbers are of nodes, "state" is the worst of "failing", "dead", "invalid", "unknown", "waiting", "held",
         "unseen" and "converging", or "converged", and "node" and "reason" say where and why; and {"key", "error"} for
         what cannot be read or known. What is null is not known, or there is none.
-          "on":     [{"node", "prepared", "live", "healthy", "state", "reason", "since", "log": [line]}]
+          "on":     [{"node", "prepared", "live", "healthy", "drained", "state", "reason", "since", "log": [line]}]
   why   [{"app", "cluster", "wanted", "why", "on", "leases"}], with "on" as of status, and "leases" as the store has them
   leases
         [{"key", "app", "cluster", "min_nodes", "instances", "passing", "spare", "down", "failed"}], where the numbers are of
@@ -245,6 +246,10 @@ enum Command {
         /// Do it all the same
         #[arg(long)]
         force: bool,
+        /// Then follow the roll of the version that is active now until it passes on every node, or has failed: exit status
+        /// 1. Whoever ends this ends nothing else
+        #[arg(long)]
+        wait: bool,
         #[command(flatten)]
         message: Message,
     },
@@ -526,8 +531,12 @@ async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> 
             put::run(store, &key, &document, cas.as_ref(), &message, json).await
         }
         Command::Rm { keys, force, message } => rm::run(store, keys, force, &message, json).await,
-        Command::Set { app, cluster, versions, force, message } => {
-            set::run(store, (&app, &cluster), &versions, force, &message, json).await
+        Command::Set { app, cluster, versions, force, wait, message } => {
+            let outcome = set::run(store, (&app, &cluster), &versions, force, &message, json).await?;
+            match versions.iter().find_map(set::Assignment::activated) {
+                Some(version) if wait && outcome == Outcome::Done => roll::follow(store, &app, &cluster, version).await,
+                Some(_) | None => Ok(outcome),
+            }
         }
         Command::Rollback { app, cluster, number, message } => {
             rollback::run(store, &app, &cluster, number, &message, json).await

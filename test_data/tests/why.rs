@@ -230,3 +230,41 @@ fn an_operators_hold() {
     site.host.put("nodes/web1/slug", &json!({"cluster": "dev", "hold": true}));
     site.says("slug dev: web1: nodes/web1/slug says \"hold\": true; `pp-store unhold web1 slug`");
 }
+
+#[test]
+fn a_roll_that_is_followed_ends_as_the_roll_does() {
+    let site = Site::new();
+    let set = |arguments: &[&str]| site.ask(&[&["set", "slug", "dev"], arguments].concat());
+    let unprepared = set(&["2=active"]);
+    assert!(!unprepared.ok && unprepared.log.contains("web1 has 1"), "{}", unprepared.log);
+    for (version, behaviour) in [("2", Behaviour::Good), ("3", Behaviour::NeverHealthy)] {
+        site.host.repo.slug(version, behaviour);
+        assert!(set(&[&format!("{version}=prep")]).ok);
+        let reported = || {
+            let said = serde_json::from_str::<Value>(&site.ask(&["get", "reality/web1/pp-preparer"]).out).ok()?;
+            said["apps"]["slug"]["there"].as_array()?.contains(&json!(version)).then_some(())
+        };
+        eventually("it is prepared, and reported", SOON, reported);
+    }
+    let rolled = set(&["2=active", "--wait"]);
+    assert!(rolled.ok && rolled.log.contains("2 passes on every node of slug dev"), "{}", rolled.log);
+    assert_eq!(site.host.serves("2")["version"], "2");
+    let failed = set(&["3=active", "--wait"]);
+    assert!(!failed.ok && failed.log.contains("slug dev: 3 failed on web1: "), "{}", failed.log);
+    site.host.serves("2");
+    let back = site.ask(&["rollback", "slug", "dev"]);
+    assert!(back.ok, "{}", back.log);
+    site.says("slug dev: converged: 2 passes on 1 of 1 nodes");
+}
+
+#[test]
+fn a_host_that_is_drained_has_nothing_to_do_and_comes_back() {
+    let site = Site::new();
+    assert!(site.ask(&["drain", "web1"]).ok);
+    let drained = "slug dev: converged: 1 passes on 0 of 1 nodes; drained: 1";
+    site.says(drained);
+    eventually("it does not answer", SOON, || site.host.health().is_none().then_some(()));
+    assert!(site.ask(&["undrain", "web1"]).ok);
+    site.host.serves("1");
+    site.says("slug dev: converged: 1 passes on 1 of 1 nodes");
+}

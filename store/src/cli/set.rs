@@ -23,6 +23,13 @@ pub(super) struct Assignment {
     status: Option<Status>,
 }
 
+impl Assignment {
+    /// The version that is to be the active one.
+    pub(super) fn activated(&self) -> Option<&Version> {
+        (self.status == Some(Status::Active)).then_some(&self.version)
+    }
+}
+
 impl FromStr for Assignment {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {

@@ -42,11 +42,9 @@ fn head(of: &Deployment) -> String {
     match (of.obstacle(), wanted) {
         (Some((node, obstacle)), _) => format!("{app} {cluster}: {}: {}", node.name, obstacle.says),
         (None, Some(version)) => {
-            format!(
-                "{app} {cluster}: converged: {version} passes on {} of {} nodes",
-                of.count(|it| it.healthy),
-                nodes.len()
-            )
+            let (healthy, drained) = (of.count(|it| it.healthy), of.count(|it| it.drained));
+            let drained = if drained == 0 { String::new() } else { format!("; drained: {drained}") };
+            format!("{app} {cluster}: converged: {version} passes on {healthy} of {} nodes{drained}", nodes.len())
         }
         (None, None) => format!("{app} {cluster}: converged: no version is active, so that nothing runs"),
     }

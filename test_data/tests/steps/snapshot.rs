@@ -1,4 +1,4 @@
-//! A host as a value, without what two histories that end the same may differ in: times, and hints that are made of them.
+//! A host as a value, without what two histories that end the same may differ in: times, and hints.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ impl Snapshot {
         let mut files = Tree::new();
         for part in ["service", "stage", "srv", "store", "rules", "ports.d", "applied"] {
             let tree = tree_where(&site.host.path(part), is_kept);
-            files.extend(tree.into_iter().map(|(path, entry)| (Path::new(part).join(&path), plain(&path, entry))));
+            files.extend(tree.into_iter().map(|(path, entry)| (Path::new(part).join(&path), plain(entry))));
         }
         // One that has just been stopped may still be on its way.
         let processes = eventually("all that runs is known", SOON, || processes(site));
@@ -50,7 +50,7 @@ impl Snapshot {
     }
 }
 
-/// Neither what supervisors and loggers write, nor the one large file, that is linked from elsewhere; nor what an agent that
+/// Neither what supervisors and loggers write, nor hints, of which a pass that took its time leaves none, nor the one large file, that is linked from elsewhere; nor what an agent that
 /// is at work says of itself, which comes a while later.
 fn is_kept(path: &Path) -> bool {
     let named = |name: &str| path.components().any(|part| part.as_os_str() == name);
@@ -58,14 +58,14 @@ fn is_kept(path: &Path) -> bool {
     !named("supervise")
         && !named("reality")
         && !logged
+        && !path.ends_with(".platypus/.known")
+        && !path.ends_with(".platypus/.registered")
         && !path.ends_with("bin/slug")
         && !path.ends_with("bin/pp-setlive")
 }
 
-fn plain(path: &Path, entry: Entry) -> Entry {
-    let hint = path.ends_with(".platypus/.known") || path.ends_with(".platypus/.registered");
+fn plain(entry: Entry) -> Entry {
     let kind = match entry.kind {
-        Kind::File(_) if hint => Kind::File(Content::Text(String::new())),
         Kind::File(Content::Text(text)) => Kind::File(Content::Text(without_times(text))),
         kind => kind,
     };

@@ -22,6 +22,8 @@ pub(in super::super) struct Node {
     pub(in super::super) live: bool,
     /// Clients are sent to it.
     pub(in super::super) healthy: bool,
+    /// Nothing is to run here for now.
+    pub(in super::super) drained: bool,
     /// `None` when all is as intent wants it.
     pub(in super::super) obstacle: Option<Obstacle>,
 }
@@ -90,12 +92,14 @@ impl Seen<'_> {
             prepared: self.has(PREPARER),
             live: self.has(SETLIVE),
             healthy: self.instance.is_ok_and(|it| it.is_some_and(passes)),
+            drained: self.intent.as_ref().is_ok_and(|app| app.drain),
             obstacle: self.obstacle(),
         }
     }
 
+    /// What is to run here.
     fn active(&self) -> Option<&Version> {
-        self.intent.as_ref().ok()?.active.as_ref()
+        self.intent.as_ref().ok().and_then(|app| running(app))
     }
 
     /// Whether an agent says that what is to run is there.
@@ -191,7 +195,7 @@ impl Seen<'_> {
 
     /// Why clients are not sent to what its agents are content with.
     fn instance(&self, app: &App) -> Option<Obstacle> {
-        let active = app.active.as_ref()?;
+        let active = running(app)?;
         let Ok(instance) = self.instance else { return None };
         let says = match instance {
             None => "it runs, and is not registered yet".to_owned(),
@@ -216,9 +220,14 @@ fn is_of_now(agent: &str, said: &AppReport, app: &App) -> bool {
     let is_cluster = said.cluster.as_ref() == Some(&app.cluster);
     let is_wanted = match agent {
         PREPARER => app.versions().all(|version| said.wanted.contains(version)),
-        _ => said.wanted.iter().eq(&app.active),
+        _ => said.wanted.iter().eq(running(app)),
     };
     is_cluster && is_wanted
+}
+
+/// The version that is to run on a node with this intent.
+fn running(app: &App) -> Option<&Version> {
+    app.active.as_ref().filter(|_| !app.drain)
 }
 
 fn plain(trouble: Trouble, says: String) -> Obstacle {
@@ -345,7 +354,7 @@ mod tests {
             ),
             (
                 |host| {
-                    host.says(SETLIVE, json!({"state": "waiting", "wanted": ["2"], "reason": "2 of 3 healthy, min 2"}))
+                    host.says(SETLIVE, json!({"state": "waiting", "wanted": ["2"], "reason": "2 of 3 healthy, min 2"}));
                 },
                 Trouble::Waiting,
                 "pp-setlive waits: 2 of 3 healthy, min 2",
@@ -387,7 +396,7 @@ mod tests {
                 "no pp-preparer of web1 has ever said anything here: is it started, on this store?",
             ),
             (
-                |host| drop(host.agents.remove(SETLIVE)),
+                |host| host.agents.retain(|agent, _| agent != SETLIVE),
                 Trouble::Unknown,
                 "pp-setlive of web1 was ended, or this token may not see that it is alive",
             ),

@@ -1,0 +1,156 @@
+//! Following a roll until its outcome is known: what `--wait` does once the change is written.
+//!
+//! Ensures: it only looks. Whoever ends it ends nothing else; a store that is away is waited for.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use store::{AppName, ClusterName, Store, Version};
+
+use super::fleet::{Deployment, Trouble, Which, observe};
+use super::{Outcome, note};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Characters of the bar.
+const WIDTH: usize = 24;
+/// To the beginning of a terminal's line, and nothing on it.
+const CLEAR: &str = "\r\x1b[K";
+
+/// How far a roll is.
+#[derive(Debug, PartialEq, Eq)]
+enum Progress {
+    /// Everywhere, and clients are sent there.
+    Done,
+    /// It does not go on by itself.
+    Failed(String),
+    Going {
+        healthy: usize,
+        nodes: usize,
+        reason: String,
+    },
+}
+
+/// Until `version` passes on each node of the cluster.
+///
+/// # Errors
+/// When it has failed, or intent no longer wants it.
+pub(super) async fn follow(store: &Store, app: &AppName, cluster: &ClusterName, version: &Version) -> Result<Outcome> {
+    let which = Which { app: Some(app.clone()), cluster: Some(cluster.clone()), node: None };
+    let (is_terminal, mut said) = (stderr().is_terminal(), String::new());
+    loop {
+        let line = match observe(store, &which).await {
+            Ok(fleet) => match fleet.deployments.first().map(|of| progress(of, version)) {
+                Some(Progress::Done) => {
+                    end_line(is_terminal);
+                    note(&format!("{version} passes on every node of {app} {cluster}"));
+                    return Ok(Outcome::Done);
+                }
+                Some(Progress::Failed(reason)) => {
+                    end_line(is_terminal);
+                    bail!("{app} {cluster}: {reason}");
+                }
+                Some(Progress::Going { healthy, nodes, reason }) => {
+                    let bar = if is_terminal { bar(healthy, nodes) } else { String::new() };
+                    format!("{bar}{version} passes on {healthy} of {nodes} nodes: {reason}")
+                }
+                None => format!("{app} {cluster} is not there"),
+            },
+            // What is written goes on without us.
+            Err(error) => format!("{error:#}; asking again"),
+        };
+        if is_terminal {
+            let _ = write!(stderr(), "{CLEAR}{}", super::legible(&line));
+        } else if line != said {
+            note(&line);
+        }
+        said = line;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn end_line(is_terminal: bool) {
+    if is_terminal {
+        let _ = write!(stderr(), "{CLEAR}");
+    }
+}
+
+fn progress(of: &Deployment, version: &Version) -> Progress {
+    if of.wanted.as_ref() != Some(version) {
+        let wanted = of.wanted.as_ref().map_or("none".to_owned(), ToString::to_string);
+        return Progress::Failed(format!("{version} is not the active version any more: {wanted} is"));
+    }
+    let failed = of.leases.failed.values().find(|failed| failed.version == *version && failed.retry.is_none());
+    if let Some(failed) = failed {
+        let last = failed.log.last().map(|line| format!("; it logged: {line}")).unwrap_or_default();
+        return Progress::Failed(format!("{version} failed on {}: {}{last}", failed.node, failed.reason));
+    }
+    let (healthy, nodes) = (of.count(|node| node.healthy), of.nodes.len());
+    match of.obstacle() {
+        None if healthy == nodes => Progress::Done,
+        None => Progress::Going { healthy, nodes, reason: "not everybody has registered yet".to_owned() },
+        Some((node, obstacle)) if obstacle.trouble == Trouble::Invalid => {
+            Progress::Failed(format!("{}: {}", node.name, obstacle.says))
+        }
+        Some((node, obstacle)) => {
+            Progress::Going { healthy, nodes, reason: format!("{}: {}", node.name, obstacle.says) }
+        }
+    }
+}
+
+/// `[########----------------] `.
+fn bar(done: usize, all: usize) -> String {
+    let full = WIDTH * done / all.max(1);
+    format!("[{}{}] ", "#".repeat(full), "-".repeat(WIDTH - full))
+}
+
+#[cfg(test)]
+mod tests {
+    use store::lease::Leases;
+
+    use super::super::fleet::{Node, Obstacle};
+    use super::*;
+
+    fn of(obstacles: &[Option<(Trouble, &str)>], leases: &serde_json::Value) -> Deployment {
+        let node = |(number, obstacle): (usize, &Option<(Trouble, &str)>)| Node {
+            name: format!("web{number}").parse().unwrap(),
+            prepared: true,
+            live: true,
+            healthy: obstacle.is_none(),
+            drained: false,
+            obstacle: obstacle.map(|(trouble, says)| Obstacle {
+                trouble,
+                says: says.to_owned(),
+                since: None,
+                log: vec![],
+            }),
+        };
+        Deployment {
+            app: "slug".parse().unwrap(),
+            cluster: "dev".parse().unwrap(),
+            wanted: Some("2".parse().unwrap()),
+            nodes: obstacles.iter().enumerate().map(node).collect(),
+            leases: serde_json::from_value::<Leases>(leases.clone()).unwrap(),
+            instances: Some(Vec::new()),
+        }
+    }
+
+    #[test]
+    fn a_roll_goes_on_until_it_is_everywhere_or_cannot() {
+        let none = serde_json::json!({"rev": 1});
+        let two = "2".parse().unwrap();
+        assert_eq!(progress(&of(&[None, None], &none), &two), Progress::Done);
+        let waits = [None, Some((Trouble::Waiting, "pp-setlive waits: min 1")), Some((Trouble::Unseen, "yet to see"))];
+        let reason = "web1: pp-setlive waits: min 1".to_owned();
+        assert_eq!(progress(&of(&waits, &none), &two), Progress::Going { healthy: 1, nodes: 3, reason });
+        let failed = serde_json::json!({"rev": 1, "failed": {"d2": {
+            "version": "2", "node": "web0", "reason": "503", "at": "2026-11-22T03:14:08Z", "log": ["a", "b"]}}});
+        let says = "2 failed on web0: 503; it logged: b".to_owned();
+        assert_eq!(progress(&of(&waits, &failed), &two), Progress::Failed(says));
+        let gone = "3 is not the active version any more: 2 is".to_owned();
+        assert_eq!(progress(&of(&[None], &none), &"3".parse().unwrap()), Progress::Failed(gone));
+        assert_eq!(bar(1, 3), "[########----------------] ");
+        assert_eq!(bar(0, 0), "[------------------------] ");
+    }
+}
