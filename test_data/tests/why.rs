@@ -146,7 +146,7 @@ fn another_node_that_is_down() {
 }
 
 /// Whoever is dead has not failed; so this is the reason only where nobody has.
-const DEAD: &str = "is dead, or the store refuses it: what runs there runs on, and nothing changes; see its log there";
+const DEAD: &str = "is dead, cut off or refused by the store: unless its host is down, what runs there runs on as it is; see its log there";
 
 #[test]
 fn an_agent_that_is_dead() {

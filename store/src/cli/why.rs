@@ -53,6 +53,9 @@ fn head(of: &Deployment) -> String {
 /// One node, and the last lines of what would not start there.
 fn about(node: &Node, of: &Deployment, now: OffsetDateTime) -> Vec<String> {
     let Some(obstacle) = &node.obstacle else {
+        if node.drained {
+            return vec![format!("  {0}: drained: `pp-store undrain {0}` brings it back", node.name)];
+        }
         let version = of.wanted.as_ref().map_or("nothing".to_owned(), ToString::to_string);
         return vec![format!("  {}: converged: runs {version}", node.name)];
     };

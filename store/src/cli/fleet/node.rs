@@ -149,8 +149,8 @@ impl Seen<'_> {
         };
         if life == Some(&Life::Dead) {
             let says = format!(
-                "{agent} of {node} is dead, or the store refuses it: what runs there runs on, and nothing changes; see its log \
-                 there"
+                "{agent} of {node} is dead, cut off or refused by the store: unless its host is down, what runs there runs on as \
+                 it is; see its log there"
             );
             return Some(plain(Trouble::Dead, says));
         }
@@ -217,6 +217,10 @@ impl Seen<'_> {
 
 /// Whether an agent that said this had seen what intent says now.
 fn is_of_now(agent: &str, said: &AppReport, app: &App) -> bool {
+    // Which versions are wanted is said once an attempt has ended.
+    if said.state == State::Converging {
+        return true;
+    }
     let is_cluster = said.cluster.as_ref() == Some(&app.cluster);
     let is_wanted = match agent {
         PREPARER => app.versions().all(|version| said.wanted.contains(version)),
@@ -360,7 +364,7 @@ mod tests {
                 "pp-setlive waits: 2 of 3 healthy, min 2",
             ),
             (
-                |host| host.says(SETLIVE, json!({"state": "converging", "wanted": ["2"], "there": ["1"]})),
+                |host| host.says(SETLIVE, json!({"state": "converging", "wanted": ["1"], "there": ["1"]})),
                 Trouble::Converging,
                 "pp-setlive is at work on it",
             ),
@@ -385,7 +389,8 @@ mod tests {
                     host.says(SETLIVE, json!({"state": "waiting", "wanted": ["2"], "reason": "for web2"}));
                 },
                 Trouble::Dead,
-                "pp-setlive of web1 is dead, or the store refuses it: what runs there runs on, and nothing changes; see its log there",
+                "pp-setlive of web1 is dead, cut off or refused by the store: unless its host is down, what runs there runs on as it \
+                 is; see its log there",
             ),
             (
                 |host| {
