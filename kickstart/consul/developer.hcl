@@ -31,8 +31,16 @@ key_prefix "locks/APP/" {
 }
 
 # Which host has which version, and why one has not: pp-store set asks before it activates one. A report is of all apps of a
-# host, so that developers see how each other's are.
+# host, so that developers see how each other's are, with the last lines that a version logged which would not start.
 key_prefix "reality/" {
+  policy = "read"
+}
+
+# Which hosts are to run it, and which of their agents are alive: pp-store status, why and set --wait.
+key_prefix "nodes/" {
+  policy = "read"
+}
+service "platypus-agent" {
   policy = "read"
 }
 

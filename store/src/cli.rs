@@ -266,6 +266,9 @@ enum Command {
         /// The number of an entry
         #[arg(value_name = "N")]
         number: Option<u64>,
+        /// Also where no version was active then, and all hosts stop what they run
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         message: Message,
     },
@@ -538,8 +541,8 @@ async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> 
                 Some(_) | None => Ok(outcome),
             }
         }
-        Command::Rollback { app, cluster, number, message } => {
-            rollback::run(store, &app, &cluster, number, &message, json).await
+        Command::Rollback { app, cluster, number, force, message } => {
+            rollback::run(store, &app, &cluster, number, force, &message, json).await
         }
         Command::Restart { app, cluster, message } => restart::run(store, &app, &cluster, &message, json).await,
         Command::Hold { node, app, message } => {
@@ -600,7 +603,7 @@ fn print_to_whoever_listens(text: &str) -> Result<()> {
 }
 
 /// A line in which nothing moves a terminal's cursor: keys and documents may be anybody's.
-fn legible(line: &str) -> String {
+pub(crate) fn legible(line: &str) -> String {
     let legible = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     line.chars().map(legible).collect()
 }

@@ -21,7 +21,7 @@ async fn main() -> ExitCode {
         // Whoever read our output has seen enough: `pp-store ls | head -1`.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "pp-store: {error:#}");
+            let _ = writeln!(io::stderr(), "pp-store: {}", cli::legible(&format!("{error:#}")));
             ExitCode::from(1)
         }
     }

@@ -139,14 +139,27 @@ fn rollback_brings_back_the_version_and_all_that_was_with_it(place: &Place) {
     );
     assert_eq!(recorded(place), 5);
 
+    // To stop everything at once takes more than one word.
+    put(r#"{"versions": {"0.1": "prep"}}"#);
+    assert_eq!(rollback(&[]).0, 0);
+    fails(
+        place,
+        &["rollback", "slug", "dev", "6"],
+        1,
+        &["entry 6 has no active version, so that all hosts would stop"],
+    );
+    is(place, CONFIG, BY_HAND);
+    ok(place, &["rollback", "slug", "dev", "6", "--force"]);
+    assert_eq!(rollback(&["5"]).0, 0);
+
     // What an editor wrote is not in the history: back to what pp-store wrote last.
     place.write(CONFIG, br#"{"versions": {}}"#);
-    assert_eq!(json(place, &["rollback", "slug", "dev"]), json!({"key": CONFIG, "written": true, "number": 5}));
+    assert_eq!(json(place, &["rollback", "slug", "dev"]), json!({"key": CONFIG, "written": true, "number": 9}));
     is(place, CONFIG, BY_HAND);
     ok(place, &["rm", CONFIG]);
     assert_eq!(rollback(&[]).0, 0);
     is(place, CONFIG, BY_HAND);
-    fails(place, &["rollback", "slug", "dev", "7"], 1, &["entry 7 has no document: removed"]);
+    fails(place, &["rollback", "slug", "dev", "11"], 1, &["entry 11 has no document: removed"]);
     fails(place, &["rollback", "slug", "dev", "70"], 1, &["there is no entry 70; see pp-store log"]);
 
     // Whoever can write into a history can have nothing else come back than was recorded.

@@ -23,7 +23,7 @@ use rustix::fs::{
 use rustix::path::Arg;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 use store::lease::Leases;
-use store::{AppName, ClusterName, Expected, Instance, Key, NodeName, Store};
+use store::{Alive, AppName, ClusterName, Expected, Instance, Key, NodeName, Store};
 use tokio::process::{Child, Command};
 
 use crate::step;
@@ -250,6 +250,11 @@ pub async fn report(
 /// See [`Store::put`].
 pub async fn put(name: &str, store: &Store, key: &Key, bytes: &[u8]) -> Result<()> {
     step(name, || store.put(key, bytes)).await
+}
+
+/// See [`Store::stay_alive`].
+pub async fn stay_alive(name: &str, store: &Store, node: &NodeName, agent: &str) -> Result<Alive> {
+    step(name, || store.stay_alive(node, agent)).await
 }
 
 /// See [`Store::say_alive`].

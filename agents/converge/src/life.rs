@@ -32,7 +32,8 @@ pub(crate) struct Life {
 impl Host {
     /// Says in a directory that this node is alive, until the process ends; of Consul's hosts Consul says it.
     pub async fn stay_alive(&self, agent: &str) -> Result<()> {
-        self.life.lock.get_or_try_init(|| self.store.stay_alive(&self.node, agent)).await.map(drop)
+        let stay_alive = || effect::stay_alive("stay alive", &self.store, &self.node, agent);
+        self.life.lock.get_or_try_init(stay_alive).await.map(drop)
     }
 
     async fn say_alive(&self, agent: &'static str, is_new: bool) -> Result<()> {

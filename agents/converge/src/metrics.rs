@@ -16,7 +16,7 @@ use store::reality::{Report, State};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::agent::Outcome;
+use crate::agent::{Outcome, blocking};
 use crate::files;
 
 /// Something that an agent counts.
@@ -85,13 +85,15 @@ impl Metrics {
         Self { path: path.to_owned(), agent, counters, all_converged: 0 }
     }
 
-    pub(crate) fn write(&mut self, report: Option<&Report>) -> Result<()> {
+    /// `is_whole` when the report tells of everything that there is.
+    pub(crate) async fn write(&mut self, report: Option<&Report>, is_whole: bool) -> Result<()> {
         let is_converged =
             |report: &Report| report.apps.values().chain(&report.host).all(|it| it.state == State::Converged);
-        if report.is_some_and(is_converged) {
+        if is_whole && LAST.load(Relaxed) > 0 && report.is_some_and(is_converged) {
             self.all_converged = now();
         }
-        files::write("metrics", &self.path, self.text(report).as_bytes(), 0o644).map(drop)
+        let (path, text) = (self.path.clone(), self.text(report));
+        blocking(move || files::write("metrics", &path, text.as_bytes(), 0o644).map(drop)).await
     }
 
     fn text(&self, report: Option<&Report>) -> String {
@@ -138,6 +140,13 @@ impl Metrics {
                 text.sample(name, &[("app", app.as_str()), ("state", word(said.state))], since.unix_timestamp() as f64);
             }
         }
+        let name = "platypus_host_unconverged_since_timestamp_seconds";
+        text.family(name, "gauge", "Since when the host as a whole is not as intent wants it, in Unix time.");
+        if let Some(said) = report.and_then(|report| report.host.as_ref()).filter(|it| it.state != State::Converged)
+            && let Ok(since) = OffsetDateTime::parse(&said.since, &Rfc3339)
+        {
+            text.sample(name, &[("state", word(said.state))], since.unix_timestamp() as f64);
+        }
         for Counter { name, help, value } in [&STORE_ERRORS].into_iter().chain(self.counters.iter().copied()) {
             text.family(name, "counter", help);
             text.sample(name, &[], value.load(Relaxed) as f64);
@@ -183,8 +192,8 @@ mod tests {
     static COUNTERS: [&Counter; 1] = [&FETCHED];
     static FETCHED: Counter = Counter::new("platypus_fetched_bytes_total", "Bytes of artifacts that were fetched.");
 
-    #[test]
-    fn what_is_counted_and_how_far_each_app_is_can_be_collected() {
+    #[tokio::test]
+    async fn what_is_counted_and_how_far_each_app_is_can_be_collected() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pp-preparer.prom");
         let mut metrics = Metrics::new(&path, "pp-preparer", &COUNTERS);
@@ -197,7 +206,7 @@ mod tests {
         let since = "1970-01-01T00:01:40Z";
         let apps = json!({"slug": {"state": "failing", "since": since}, "two": {"state": "converged", "since": since}});
         let report = serde_json::from_value(json!({"version": "1", "apps": apps})).unwrap();
-        metrics.write(Some(&report)).unwrap();
+        metrics.write(Some(&report), true).await.unwrap();
         let text = std::fs::read_to_string(path).unwrap();
         // Other tests of this process attempt things, too.
         for (outcome, before) in ["converged", "failed"].into_iter().zip(before) {

@@ -88,6 +88,8 @@ struct Publisher {
     metrics: Option<Metrics>,
     /// When they are to be written next.
     metrics_due: Option<Instant>,
+    /// Said already.
+    metrics_trouble: Option<String>,
 }
 
 /// What comes within this time goes into the metrics at once.
@@ -106,7 +108,7 @@ impl Publisher {
     fn new(store: Store, key: Key, metrics: Option<Metrics>) -> Self {
         let metrics_due = metrics.as_ref().map(|_| Instant::now());
         let (said, pace) = (Said::default(), Pace::new());
-        Self { store, key, said, pace, held: Held::Unread, trouble: None, metrics, metrics_due }
+        Self { store, key, said, pace, held: Held::Unread, trouble: None, metrics, metrics_due, metrics_trouble: None }
     }
 
     async fn run(mut self, mut news: mpsc::UnboundedReceiver<News>) {
@@ -118,12 +120,16 @@ impl Publisher {
                     None => return,
                 },
                 () = until(self.pace.due()) => self.publish().await,
-                () = until(self.metrics_due) => self.write_metrics(),
+                () = until(self.metrics_due) => self.write_metrics().await,
             }
         }
     }
 
     async fn hear(&mut self, news: News) {
+        if let News::Again = news {
+            self.held = Held::Unread;
+            return self.pace.changed(Instant::now());
+        }
         if let (Held::Unread, News::Verdicts(_)) = (&self.held, &news) {
             // The store is back. What an agent before this one said comes before what this one is about to do.
             self.read().await;
@@ -136,12 +142,19 @@ impl Publisher {
         }
     }
 
-    fn write_metrics(&mut self) {
+    /// What cannot be written is tried again with the next news.
+    async fn write_metrics(&mut self) {
         self.metrics_due = None;
         let Some(metrics) = &mut self.metrics else { return };
-        if let Err(error) = metrics.write(self.said.report().as_ref()) {
-            error!("{error:#}; no metrics are written until this agent is started again");
-            self.metrics = None;
+        match metrics.write(self.said.report().as_ref(), self.said.is_whole()).await {
+            Ok(()) => self.metrics_trouble = None,
+            Err(error) => {
+                let text = format!("{error:#}");
+                if self.metrics_trouble.as_ref() != Some(&text) {
+                    error!("{text}");
+                    self.metrics_trouble = Some(text);
+                }
+            }
         }
     }
 
@@ -279,6 +292,26 @@ mod tests {
         fn state(&self) -> Option<State> {
             Some(self.report()?.apps.values().next()?.state)
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_store_has_lost_that_was_away_is_said_again() {
+        LocalSet::new()
+            .run_until(async {
+                let place = Place::empty();
+                place.intent();
+                place.settled(Ok(Outcome::Converged));
+                seconds(60).await;
+                let before = place.report().unwrap();
+                fs::remove_dir_all(place.root().join("reality")).unwrap();
+                place.settled(Ok(Outcome::Converged));
+                seconds(60).await;
+                assert_eq!(place.report(), None, "nobody has said that anything is amiss");
+                place.news.send(News::Again).unwrap();
+                seconds(60).await;
+                assert_eq!(place.report(), Some(before));
+            })
+            .await;
     }
 
     fn modified(path: &Path) -> Option<SystemTime> {

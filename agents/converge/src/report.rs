@@ -33,6 +33,8 @@ pub(crate) enum News {
     Verdicts(BTreeMap<AppName, Verdict>),
     /// No intent was ever read, for this reason; these are present, and left as they are.
     Unknown(BTreeSet<AppName>, String),
+    /// The store was away, and may not hold any more what it held.
+    Again,
     /// An attempt is about to change something.
     Begun(AppName),
     Settled(AppName, Ended, Versions),
@@ -94,6 +96,7 @@ impl Said {
         match news {
             News::Verdicts(verdicts) => self.judge(verdicts, now),
             News::Unknown(present, reason) => self.leave(present, reason, now),
+            News::Again => false,
             News::Begun(name) => self.apps.get_mut(&name).is_some_and(|app| app.begin(now)),
             News::Settled(name, ended, versions) => {
                 self.apps.get_mut(&name).is_some_and(|app| app.settle(ended, versions, now))
@@ -112,6 +115,11 @@ impl Said {
         }
     }
 
+    /// Whether something is said of each app that intent names or that is present.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.known, Known::Intent) && self.apps.values().all(|app| app.entry.report.is_some())
+    }
+
     /// The report, once there is something to say.
     pub(crate) fn report(&self) -> Option<Report> {
         let apps = match &self.known {
@@ -125,7 +133,8 @@ impl Said {
                     entry.turn(State::Held, Some(reason.clone()), since);
                     Some((name.clone(), entry.report?))
                 };
-                present.iter().filter_map(held).collect()
+                // What an agent has nothing of to look at, it may still have said something of.
+                present.iter().chain(self.before.keys()).filter_map(held).collect()
             }
         };
         Some(Report { version: env!("CARGO_PKG_VERSION").to_owned(), apps, host: self.host.report.clone() })

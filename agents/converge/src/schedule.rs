@@ -208,6 +208,7 @@ impl<A: Agent> Schedule<A> {
         }
         if self.intent.as_deref() == Some(&intent) {
             // The same again is what a store says that was away.
+            self.reporter.tell(|| News::Again);
             self.apps.values_mut().for_each(|slot| slot.turn.retry());
             self.whole.retry();
         } else {

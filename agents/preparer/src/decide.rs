@@ -36,7 +36,8 @@ impl Plan {
 }
 
 pub(crate) fn decide(app: &App, seen: &Names) -> Plan {
-    let aside = |name: &str| name.strip_prefix(ASIDE).filter(|name| !seen.contains(*name)).map(str::to_owned);
+    let is_whole = |name: &&str| is_install(&app.name, name) && !seen.contains(*name);
+    let aside = |name: &str| name.strip_prefix(ASIDE).filter(is_whole).map(str::to_owned);
     let put_back = seen.iter().filter_map(|name| aside(name)).collect::<Vec<_>>();
     let is_missing = |name: &String| !seen.contains(name) && !put_back.contains(name);
     let missing = app.versions().filter(|version| is_missing(&install_name(&app.name, version)));

@@ -66,8 +66,9 @@ async fn remove(writer: &mut Writer<'_>, store: &Store, key: &Key) -> Result<boo
                     return Ok(true);
                 }
             }
-            // What cannot be read can be removed all the same.
-            Err(_) => return writer.overwrite(key, None).await.map(|()| true),
+            // A file that cannot be read can be removed all the same.
+            Err(_) if matches!(store, Store::Directory(_)) => return writer.overwrite(key, None).await.map(|()| true),
+            Err(error) => return Err(error),
         }
     }
     bail!("somebody else wrote it anew {TRIES} times; try again")

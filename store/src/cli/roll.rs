@@ -6,13 +6,15 @@ use std::io::{IsTerminal, Write, stderr};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use store::{AppName, ClusterName, Store, Version};
+use store::{AppName, ClusterName, Refused, Store, Version};
 
 use super::fleet::{Deployment, Trouble, Which, observe};
 use super::{Outcome, note};
 
 /// Between two looks.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_secs(1);
+/// Characters of a line that no terminal folds.
+const LINE: usize = 79;
 /// Characters of the bar.
 const WIDTH: usize = 24;
 /// To the beginning of a terminal's line, and nothing on it.
@@ -57,11 +59,16 @@ pub(super) async fn follow(store: &Store, app: &AppName, cluster: &ClusterName, 
                 }
                 None => format!("{app} {cluster} is not there"),
             },
+            Err(error) if error.chain().any(<dyn std::error::Error>::is::<Refused>) => {
+                end_line(is_terminal);
+                return Err(error.context("it is written; how the roll goes cannot be seen"));
+            }
             // What is written goes on without us.
             Err(error) => format!("{error:#}; asking again"),
         };
         if is_terminal {
-            let _ = write!(stderr(), "{CLEAR}{}", super::legible(&line));
+            let line = super::legible(&line).chars().take(LINE).collect::<String>();
+            let _ = write!(stderr(), "{CLEAR}{line}");
         } else if line != said {
             note(&line);
         }
@@ -77,26 +84,33 @@ fn end_line(is_terminal: bool) {
 }
 
 fn progress(of: &Deployment, version: &Version) -> Progress {
+    if let Some((node, obstacle)) = of.obstacle().filter(|(_, obstacle)| obstacle.trouble == Trouble::Invalid) {
+        return Progress::Failed(format!("{}: {}", node.name, obstacle.says));
+    }
     if of.wanted.as_ref() != Some(version) {
         let wanted = of.wanted.as_ref().map_or("none".to_owned(), ToString::to_string);
         return Progress::Failed(format!("{version} is not the active version any more: {wanted} is"));
     }
+    // Whatever else is the matter with a node, a version that is only to be at hand say, this is not waited for.
+    let (healthy, nodes) = (of.count(|node| node.healthy), of.count(|node| !node.drained));
+    if healthy == nodes {
+        return Progress::Done;
+    }
+    let has =
+        |troubles: &[Trouble]| of.count(|node| node.obstacle.as_ref().is_some_and(|it| troubles.contains(&it.trouble)));
     let failed = of.leases.failed.values().find(|failed| failed.version == *version && failed.retry.is_none());
-    if let Some(failed) = failed {
+    // It may be of another configuration of this version, while this one is on its way.
+    if let Some(failed) = failed
+        && has(&[Trouble::Failing]) > 0
+        && has(&[Trouble::Converging, Trouble::Unseen]) == 0
+    {
         let last = failed.log.last().map(|line| format!("; it logged: {line}")).unwrap_or_default();
         return Progress::Failed(format!("{version} failed on {}: {}{last}", failed.node, failed.reason));
     }
-    let (healthy, nodes) = (of.count(|node| node.healthy), of.nodes.len());
-    match of.obstacle() {
-        None if healthy == nodes => Progress::Done,
-        None => Progress::Going { healthy, nodes, reason: "not everybody has registered yet".to_owned() },
-        Some((node, obstacle)) if obstacle.trouble == Trouble::Invalid => {
-            Progress::Failed(format!("{}: {}", node.name, obstacle.says))
-        }
-        Some((node, obstacle)) => {
-            Progress::Going { healthy, nodes, reason: format!("{}: {}", node.name, obstacle.says) }
-        }
-    }
+    let reason = of.obstacle().map_or("not everybody has registered yet".to_owned(), |(node, obstacle)| {
+        format!("{}: {}", node.name, obstacle.says)
+    });
+    Progress::Going { healthy, nodes, reason }
 }
 
 /// `[########----------------] `.
@@ -146,8 +160,18 @@ mod tests {
         assert_eq!(progress(&of(&waits, &none), &two), Progress::Going { healthy: 1, nodes: 3, reason });
         let failed = serde_json::json!({"rev": 1, "failed": {"d2": {
             "version": "2", "node": "web0", "reason": "503", "at": "2026-11-22T03:14:08Z", "log": ["a", "b"]}}});
+        let stopped = [Some((Trouble::Failing, "pp-setlive fails: 503")), Some((Trouble::Waiting, "for web0"))];
         let says = "2 failed on web0: 503; it logged: b".to_owned();
-        assert_eq!(progress(&of(&waits, &failed), &two), Progress::Failed(says));
+        assert_eq!(progress(&of(&stopped, &failed), &two), Progress::Failed(says));
+        // What failed was another configuration of it, and this one is on its way or there.
+        assert!(matches!(progress(&of(&waits, &failed), &two), Progress::Going { healthy: 1, nodes: 3, .. }));
+        assert_eq!(progress(&of(&[None, None], &failed), &two), Progress::Done);
+        let mut drained = of(&[None, Some((Trouble::Held, "drained"))], &none);
+        (drained.nodes[1].drained, drained.nodes[1].obstacle) = (true, None);
+        assert_eq!(progress(&drained, &two), Progress::Done);
+        let mut beside = of(&[Some((Trouble::Failing, "pp-preparer fails: no 3"))], &none);
+        beside.nodes[0].healthy = true;
+        assert_eq!(progress(&beside, &two), Progress::Done);
         let gone = "3 is not the active version any more: 2 is".to_owned();
         assert_eq!(progress(&of(&[None], &none), &"3".parse().unwrap()), Progress::Failed(gone));
         assert_eq!(bar(1, 3), "[########----------------] ");

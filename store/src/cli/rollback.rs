@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use store::history::{Now, Numbered, State, digest, judge};
-use store::schema::IntentKey;
+use store::schema::{Config, IntentKey, Parse};
 use store::{AppName, ClusterName, Key, Store};
 
 use super::change::{Action, Change};
@@ -18,18 +18,26 @@ pub(super) async fn run(
     app: &AppName,
     cluster: &ClusterName,
     number: Option<u64>,
+    force: bool,
     message: &Message,
     in_json: bool,
 ) -> Result<Outcome> {
     let intent = IntentKey::Config(app.clone(), cluster.clone());
     let key = intent.key();
     for _ in 0..TRIES {
-        let history = History::read(store, app, cluster).await?;
+        // In this order: an entry is older than its document, so that the history has that of whatever is found.
         let found = store.get(&key).await?;
+        let history = History::read(store, app, cluster).await?;
         let now = found.as_ref().map(|found| digest(&found.bytes));
         let chosen = choose(&history.entries, &key, &now, number)?;
         let to = chosen.entry.document.clone().context("only what is kept is chosen")?;
         intent.check(&to).with_context(|| format!("nothing was written, since entry {} is no {key}", chosen.number))?;
+        ensure!(
+            force || !stops_all(found.as_ref().map(|found| &found.bytes[..]), &to),
+            "nothing was written: entry {} has no active version, so that all hosts would stop what they run, at once, whatever \
+             min_nodes says; give --force, or the number of another entry",
+            chosen.number
+        );
         let is_so = chosen.entry.is == now;
         let action =
             found.map_or_else(|| Action::Create { to: to.clone() }, |from| Action::Replace { from, to: to.clone() });
@@ -50,6 +58,13 @@ pub(super) async fn run(
     }
     note(&format!("nothing was written: others changed {key} each time; try again"));
     Ok(Outcome::Lost)
+}
+
+/// Whether a version is active before, and none after.
+fn stops_all(before: Option<&[u8]>, after: &[u8]) -> bool {
+    let has_active =
+        |bytes| Config::parse(bytes).is_ok_and(|config| config.active().is_ok_and(|active| active.is_some()));
+    before.is_some_and(has_active) && !has_active(after)
 }
 
 /// The entry whose document comes back: the one that is asked for, or the newest one that was in force and is not now.

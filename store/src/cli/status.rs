@@ -29,7 +29,7 @@ pub(super) async fn run(store: &Store, which: &Which, watch: bool, in_json: bool
 
 /// Until somebody ends it. A store that cannot be read is said, and asked again.
 async fn follow(store: &Store, which: &Which, in_json: bool) -> Result<Outcome> {
-    let (is_terminal, mut before) = (stdout().is_terminal() && !in_json, String::new());
+    let (is_terminal, mut before, mut said) = (stdout().is_terminal() && !in_json, String::new(), Vec::new());
     loop {
         match observe(store, which).await {
             Ok(fleet) => {
@@ -41,6 +41,11 @@ async fn follow(store: &Store, which: &Which, in_json: bool) -> Result<Outcome> 
                     print(text.as_bytes())?;
                 }
                 before = text;
+                let problems = fleet.problems;
+                if problems != said {
+                    problems.iter().for_each(|(key, reason)| note(&format!("{key}: {reason}")));
+                    said = problems;
+                }
             }
             Err(error) => note(&format!("{error:#}")),
         }

@@ -5,6 +5,7 @@
 //! the bounds leave room for what one command writes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -17,7 +18,9 @@ const MOST_ENTRIES: usize = 100;
 /// How many bytes all of a cluster's entries may have: that much is read for the next one, too.
 const MOST_BYTES: usize = 4 << 20;
 /// How often a number is looked for that nobody else takes meanwhile.
-const TRIES: usize = 20;
+const TRIES: usize = 100;
+/// Between two tries, at the most.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Writes one command's entries.
 #[derive(Debug)]
@@ -59,6 +62,7 @@ impl Recorder {
             self.known.remove(&(app.clone(), cluster.clone()));
             // Where a listing shows nothing although something is there, this says why.
             self.store.get(&key).await?;
+            tokio::time::sleep(PAUSE.mul_f64(fastrand::f64())).await;
         }
         bail!("{TRIES} times somebody else took the next number in {}", history_prefix(app, cluster))
     }

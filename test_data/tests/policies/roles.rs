@@ -72,6 +72,10 @@ fn a_developer_writes_the_config_of_the_clusters_that_are_named_and_nothing_else
     assert!(hold.0 == 1 && hold.2.contains("403: Permission denied"), "{hold:?}");
     let (status, out, err) = pp_store(&consul.url(), &token, &["leases", "slug", "development"]);
     assert!(status == 0 && out.contains("web1"), "{out}{err}");
+    let (status, out, err) = run(&["status", "slug"]);
+    assert!(status == 0 && out.contains("slug  development  "), "{out}{err}");
+    let (status, out, err) = run(&["why", "slug"]);
+    assert!(status == 0 && out.contains("no pp-preparer of web1 has ever said anything here"), "{out}{err}");
     let retry = pp_store(&consul.url(), &token, &["retry", "slug", "development"]);
     assert!(retry.0 == 1 && retry.2.contains("403: Permission denied"), "{retry:?}");
 

@@ -36,8 +36,16 @@ const PASSES_ON: [&str; 5] = [
 ];
 
 /// What an agent that is at work all the time says of itself, when it will: see [`super::itself`].
-pub(crate) const OF_ITSELF: [&str; 7] =
-    ["write report", "say alive", "say gone", "create metrics", "write metrics", "chmod metrics", "rename metrics"];
+pub(crate) const OF_ITSELF: [&str; 8] = [
+    "stay alive",
+    "write report",
+    "say alive",
+    "say gone",
+    "create metrics",
+    "write metrics",
+    "chmod metrics",
+    "rename metrics",
+];
 
 /// The name of a step as an agent lists it.
 pub(crate) fn of(step: &str) -> &str {

@@ -129,7 +129,8 @@ impl Seen<'_> {
             }
             Some(_) | None => runs,
         };
-        first.or_else(|| self.instance(app)).or(prepares).or_else(|| self.filter())
+        let first = first.or_else(|| self.host(SETLIVE)).or_else(|| self.instance(app));
+        first.or(prepares).or_else(|| self.filter())
     }
 
     /// What keeps one agent from having done its part.
@@ -148,11 +149,7 @@ impl Seen<'_> {
             Some(Ok(report)) => report.apps.get(self.app),
         };
         if life == Some(&Life::Dead) {
-            let says = format!(
-                "{agent} of {node} is dead, cut off or refused by the store: unless its host is down, what runs there runs on as \
-                 it is; see its log there"
-            );
-            return Some(plain(Trouble::Dead, says));
+            return Some(plain(Trouble::Dead, dead(agent, node)));
         }
         if life.is_none() {
             let says = format!("{agent} of {node} was ended, or this token may not see that it is alive");
@@ -186,17 +183,30 @@ impl Seen<'_> {
         })
     }
 
-    /// What keeps the packet filter from being as intent has it, where there is one.
+    /// What keeps the packet filter from being as intent has it, where an agent looks after one.
     fn filter(&self) -> Option<Obstacle> {
-        let said = self.reports.get(IPTABLES)?.as_ref().ok()?.host.as_ref().filter(|it| it.state == State::Failing)?;
-        let says = format!("{IPTABLES} fails: {}", said.reason.as_deref().unwrap_or_default());
+        match self.agents.get(IPTABLES)? {
+            Life::Dead => Some(plain(Trouble::Dead, dead(IPTABLES, self.node))),
+            Life::Alive => self.host(IPTABLES),
+        }
+    }
+
+    /// What an agent fails at that concerns all apps of the host.
+    fn host(&self, agent: &str) -> Option<Obstacle> {
+        let said = self.reports.get(agent)?.as_ref().ok()?.host.as_ref().filter(|it| it.state == State::Failing)?;
+        let says = format!("{agent} fails: {}", said.reason.as_deref().unwrap_or_default());
         Some(Obstacle { since: Some(said.since.clone()), ..plain(Trouble::Failing, says) })
     }
 
     /// Why clients are not sent to what its agents are content with.
     fn instance(&self, app: &App) -> Option<Obstacle> {
         let active = running(app)?;
-        let Ok(instance) = self.instance else { return None };
+        let instance = match self.instance {
+            Ok(instance) => instance,
+            Err(reason) => {
+                return Some(plain(Trouble::Unknown, format!("whether it passes cannot be known: {reason}")));
+            }
+        };
         let says = match instance {
             None => "it runs, and is not registered yet".to_owned(),
             Some(it) if it.version != *active => format!("{} is still registered", it.version),
@@ -227,6 +237,13 @@ fn is_of_now(agent: &str, said: &AppReport, app: &App) -> bool {
         _ => said.wanted.iter().eq(running(app)),
     };
     is_cluster && is_wanted
+}
+
+fn dead(agent: &str, node: &NodeName) -> String {
+    format!(
+        "{agent} of {node} is dead, cut off or refused by the store: unless its host is down, what runs there runs on as it is; \
+         see its log there"
+    )
 }
 
 /// The version that is to run on a node with this intent.
@@ -424,6 +441,7 @@ mod tests {
                     let failing = json!({"state": "failing", "since": "2026-11-22T03:14:08Z", "reason": "no iptables"});
                     let report = json!({"version": "0.1.0", "host": failing});
                     host.reports.insert(IPTABLES.to_owned(), Ok(serde_json::from_value(report).unwrap()));
+                    host.agents.insert(IPTABLES.to_owned(), Life::Alive);
                 },
                 Trouble::Failing,
                 "pp-iptables fails: no iptables",

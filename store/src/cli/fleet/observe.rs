@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use store::intent::{App, Invalid, Listing};
-use store::lease::Leases;
+use store::lease::{Leases, lease_key};
 use store::reality::{Report, reality_prefix, whose};
-use store::schema::IntentKey;
-use store::{AppName, ClusterName, Documents, Life, NodeName, Registered, Store};
+use store::schema::{Config, IntentKey, Parse};
+use store::{AppName, ClusterName, Documents, Key, Life, NodeName, Registered, Store, Version, look_up};
 use tokio::task::JoinSet;
 
 use super::super::intent;
@@ -41,6 +41,13 @@ pub(in super::super) async fn observe(store: &Store, which: &Which) -> Result<Fl
     let documents = intent::read(store).await?;
     let (said, _) = store.read(&[reality_prefix()]).await?;
     let mut fleet = Fleet::default();
+    if said.is_empty() && matches!(store, Store::Consul(_)) {
+        // No report of ours; only a read of a single key is refused.
+        let probe = Key::parse("reality/any/any")?;
+        if let Err(error) = store.get(&probe).await {
+            fleet.problems.push(("reality/".to_owned(), format!("what agents say cannot be known: {error:#}")));
+        }
+    }
     let reports = reports(said);
     let places = places(&documents, which, &mut fleet);
     let nodes = places.values().flat_map(BTreeMap::keys).cloned().collect::<BTreeSet<_>>();
@@ -49,18 +56,19 @@ pub(in super::super) async fn observe(store: &Store, which: &Which) -> Result<Fl
         BTreeMap::new()
     });
     let agents = by_node(agents);
-    let mut leases = leases(store, &mut fleet).await;
+    let mut leases = leases(store, which, &places, &mut fleet).await;
     let instances = instances(store, places.keys().cloned()).await;
     let nothing = (BTreeMap::new(), BTreeMap::new());
     for ((app, cluster), intents) in places {
         let leases = leases.remove(&(app.clone(), cluster.clone())).unwrap_or_default();
         let registered = instances.get(&(app.clone(), cluster.clone()));
-        let registered = registered.unwrap_or(const { &Ok(Vec::new()) });
+        let unknown = Err("nobody could ask".to_owned());
+        let registered = registered.unwrap_or(&unknown);
         if let Err(reason) = registered {
             let key = IntentKey::Config(app.clone(), cluster.clone()).key().to_string();
             fleet.problems.push((key, format!("its instances cannot be known: {reason}")));
         }
-        let wanted = intents.values().find_map(|intent| intent.as_ref().ok()?.active.clone());
+        let wanted = active(&documents, &app, &cluster);
         let seen = intents.iter().map(|(node, intent)| Seen {
             node,
             app: &app,
@@ -77,6 +85,13 @@ pub(in super::super) async fn observe(store: &Store, which: &Which) -> Result<Fl
         fleet.deployments.push(Deployment { app, cluster, wanted, nodes, leases, instances });
     }
     Ok(fleet)
+}
+
+/// The version that the cluster's config says is the active one.
+fn active(documents: &Documents, app: &AppName, cluster: &ClusterName) -> Option<Version> {
+    let key = IntentKey::Config(app.clone(), cluster.clone()).key();
+    let document = look_up(documents, key.as_str())?.as_ref().ok()?;
+    Config::parse(&document.bytes).ok()?.active().ok()?.cloned()
 }
 
 /// Each app in each cluster, with what intent has its nodes do; also of those that no node points at.
@@ -134,8 +149,23 @@ fn by_node(agents: BTreeMap<(NodeName, String), Life>) -> BTreeMap<NodeName, BTr
     nodes
 }
 
-async fn leases(store: &Store, fleet: &mut Fleet) -> BTreeMap<Place, Leases> {
+/// Those of all clusters at once, but of one app by their keys: who develops it may see no others.
+async fn leases(
+    store: &Store,
+    which: &Which,
+    places: &BTreeMap<Place, Intents>,
+    fleet: &mut Fleet,
+) -> BTreeMap<Place, Leases> {
     let mut leases = BTreeMap::new();
+    if which.app.is_some() {
+        for (app, cluster) in places.keys() {
+            match store.one_clusters_leases(app, cluster).await {
+                Ok(read) => leases.extend(read.map(|(of, _)| ((app.clone(), cluster.clone()), of))),
+                Err(error) => fleet.problems.push((lease_key(app, cluster).to_string(), format!("{error:#}"))),
+            }
+        }
+        return leases;
+    }
     match store.all_leases().await {
         Ok(all) => {
             for (key, read) in all {
