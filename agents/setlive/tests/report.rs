@@ -1,14 +1,12 @@
 //! What an agent says of itself and of its apps in the store, and when it says nothing.
 
 use std::fs;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use fixtures::{Agent, Behaviour, Host, Proxy, SOON, Slug, eventually};
 use serde_json::{Value, json};
 
-/// Long against the 300 ms within which a change is written.
-const QUIET: Duration = Duration::from_secs(2);
+/// Half a second apart, so that all of them take long against the 300 ms within which a change is written.
+const LOOKS: usize = 4;
 
 /// The report of pp-setlive, once it is so.
 fn report(host: &Host, what: &str, is: impl Fn(&Value) -> bool) -> Value {
@@ -28,14 +26,14 @@ fn start(host: &Host) -> Agent {
     agent
 }
 
-/// What it asks of the store from here on, for a while.
+/// What it asks of the store from here on, until it has looked so often at what is registered: once each --interval.
 fn asked(host: &Host) -> Vec<String> {
     let proxy = host.proxy.as_ref().unwrap();
-    let (before, began) = (proxy.request_lines().len(), Instant::now());
-    while began.elapsed() < QUIET {
-        thread::sleep(QUIET / 20);
-    }
-    proxy.request_lines().split_off(before)
+    let before = proxy.request_lines().len();
+    let since = || proxy.request_lines().split_off(before);
+    let has_looked =
+        |lines: &[String]| lines.iter().filter(|line| line.contains("/v1/agent/services ")).count() >= LOOKS;
+    eventually("it has looked a few times", SOON, || Some(since()).filter(|lines| has_looked(lines)))
 }
 
 #[test]
