@@ -1,8 +1,9 @@
 //! Log lines as operators know them: `INFO  [2014-08-31 02:42:58.077] slug: Symlinking`, to standard error, in UTC.
 //!
-//! `RUST_LOG` sets what is shown (default `info`), in the syntax of `tracing_subscriber`'s `EnvFilter`. A line that nobody
-//! takes, since the disk under the log is full or its reader is gone, is lost; the agent goes on.
+//! `RUST_LOG` sets what is shown (default `info`): a level, or levels for parts of the program (`info,store=debug`). A line
+//! that nobody takes, since the disk under the log is full or its reader is gone, is lost; the agent goes on.
 
+use std::env;
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -10,21 +11,39 @@ use std::sync::OnceLock;
 use time::OffsetDateTime;
 use time::macros::format_description;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::FmtContext;
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber, warn};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, layer};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::LogFormat;
 
 pub(crate) fn start(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = env::var("RUST_LOG").unwrap_or_default();
+    let (shown, complaint) = shown(&wanted);
     // To complain of standard error there would be a panic.
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Stderr).log_internal_errors(false);
+    let lines = layer().with_writer(|| Stderr).log_internal_errors(false);
+    let registry = tracing_subscriber::registry().with(shown);
     match format {
-        LogFormat::Text => builder.event_format(Text).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => registry.with(lines.event_format(Text)).init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
+    }
+    if let Some(complaint) = complaint {
+        warn!("RUST_LOG: {complaint}; showing info");
+    }
+}
+
+/// What is shown, and what is wrong with what `RUST_LOG` says.
+fn shown(wanted: &str) -> (Targets, Option<String>) {
+    let info = Targets::new().with_default(LevelFilter::INFO);
+    match wanted.parse() {
+        _ if wanted.is_empty() => (info, None),
+        Ok(targets) => (targets, None),
+        Err(error) => (info, Some(format!("{wanted:?}: {error}"))),
     }
 }
 
@@ -107,5 +126,19 @@ mod tests {
     #[test]
     fn a_message_cannot_forge_a_line() {
         assert_eq!(one_line("a\nINFO  [x] b\u{1b}[31m é"), "a\\nINFO  [x] b\\u{1b}[31m é");
+    }
+
+    #[test]
+    fn what_is_shown_is_a_level_or_levels_of_parts() {
+        let debug = |wanted: &str, part: &str| shown(wanted).0.would_enable(part, &tracing::Level::DEBUG);
+        assert!(!debug("", "store") && debug("debug", "store") && debug("info,store=debug", "store"));
+        assert!(!debug("info,store=debug", "setlive"));
+    }
+
+    #[test]
+    fn what_cannot_be_shown_is_said_and_costs_no_line_of_info() {
+        let (shown, complaint) = shown("store=loud");
+        assert!(complaint.is_some_and(|said| said.contains("store=loud")));
+        assert!(shown.would_enable("store", &tracing::Level::INFO));
     }
 }
