@@ -34,10 +34,12 @@ pub struct Host {
     pub proxy: Option<Proxy>,
 }
 
-/// How a run of the agent with `--once` ended, and what it said.
+/// How a run of the agent with `--once` or `--plan` ended, and what it said.
 #[derive(Debug)]
 pub struct Pass {
     pub ok: bool,
+    /// `None` where a signal ended it.
+    pub status: Option<i32>,
     pub log: String,
     pub out: String,
 }
@@ -271,6 +273,7 @@ pub fn pass(agent: &mut Command) -> Pass {
     let output = agent.output().unwrap();
     Pass {
         ok: output.status.success(),
+        status: output.status.code(),
         log: String::from_utf8(output.stderr).unwrap(),
         out: String::from_utf8(output.stdout).unwrap(),
     }

@@ -48,11 +48,12 @@ pub struct RunArgs {
     #[arg(long)]
     pub once: bool,
 
-    /// Print what a pass would do, and change nothing
+    /// Print what a pass would do, and change nothing; exit with 0 when that is nothing, 2 when it is something, 1 when not all
+    /// can be said
     #[arg(long)]
     pub plan: bool,
 
-    /// How log lines look
+    /// How log lines look, and a plan
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 

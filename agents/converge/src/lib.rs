@@ -56,15 +56,22 @@ use publish::Reporter;
 
 /// For an agent's `--help`.
 pub const EXIT_STATUS: &str = "\
-Exit status: 0 after --once or --plan when nothing failed, waiting for something included; 1 when something failed, or an
-app is invalid; 2 for wrong usage; 128 and the signal's number when a signal ended it. Without --once it runs for ever.
+Exit status: 0 after --once when nothing failed, waiting for something included, and after --plan when nothing is to be done;
+1 when something failed, or an app is invalid; 2 after --plan when something is to be done, which may be to wait or to refuse,
+and else for wrong usage; 128 and the signal's number when a signal ended it. Without --once or --plan it runs for ever.
+
+--plan prints a line for each step, and nothing where nothing is to be done: slug: stop 1. With --log-format json it is a line
+for each app, {\"app\": \"slug\", \"plan\": [\"stop 1\", \"start 2 (9f2c4711)\"]}, of which \"plan\" may be empty, and then one without
+\"app\" where there is something of all apps together. Where not all can be said or done, \"error\" is why.
+
 RUST_LOG=debug logs what it decides, too.";
 
 /// Runs the process of an agent that takes its intent from a store: flags in, exit status out. `make` builds the agent
 /// once the store and the node are known.
 ///
 /// # Exit status
-/// 0 after `--once` or `--plan` when nothing failed, 1 when something did; 128 + the signal's number when stopped by one.
+/// 0 after `--once` when nothing failed, and after `--plan` when nothing is to be done; 1 when something failed; 2 after `--plan`
+/// when something is to be done; 128 + the signal's number when stopped by one.
 pub fn main<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> ExitCode {
     start(
         &args.run,

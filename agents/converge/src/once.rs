@@ -1,12 +1,12 @@
 //! One pass over all apps, and what one would do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use store::AppName;
 use store::intent::{self, App, Invalid, NodeIntent};
 use tokio::sync::{mpsc, watch};
@@ -24,7 +24,8 @@ use crate::watch::tell_if_empty;
 
 /// Attempts every app once, and the host as a whole, all at the same time. Failure when any failed.
 pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCode> {
-    let Round { intent, tasks, settled: mut converged, mut failed } = round(agent, host, agent.glance()).await?;
+    let Round { intent, tasks, settled: mut converged, held: _, mut failed } =
+        round(agent, host, agent.glance()).await?;
     let kept = intent.clone();
     let mut running = JoinSet::new();
     for task in tasks {
@@ -51,44 +52,75 @@ pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCod
     Ok(status(failed))
 }
 
+/// Something is to be done, and nothing kept that from being said.
+const TO_DO: u8 = 2;
+
+/// What a pass would do to an app, or to the host as a whole.
+#[derive(Debug, Default)]
+struct Planned {
+    steps: Vec<String>,
+    /// Why not all of it can be said, or done.
+    error: Option<String>,
+}
+
 /// Prints what a pass would do to each app, and to the host as a whole.
 pub(crate) async fn plan<A: Agent>(agent: &Rc<A>, host: &Host, format: LogFormat) -> Result<ExitCode> {
-    let Round { intent, tasks, settled: _, mut failed } = round(agent, host, None).await?;
-    let mut show = |app: Option<AppName>, steps: Result<Vec<String>>| match steps {
-        Ok(steps) => print_plan(app.as_ref(), &steps, format),
-        Err(error) => {
-            error!(app = app.as_ref().map(display), "{error:#}");
-            failed = true;
-            Ok(())
-        }
-    };
+    let Round { intent, tasks, settled: _, held, mut failed } = round(agent, host, None).await?;
+    let of_held = |(app, error)| (app, Planned { steps: Vec::new(), error });
+    let mut all = held.into_iter().map(of_held).collect::<BTreeMap<_, _>>();
     for task in tasks {
-        show(Some(task.app.clone()), agent.plan(task).await)?;
+        let planned = all.entry(task.app.clone()).or_default();
+        match agent.plan(task.clone()).await {
+            Ok(steps) => planned.steps = steps,
+            Err(error) => planned.fails(Some(&task.app), &error),
+        }
     }
+    let mut whole = Planned::default();
     match agent.plan_host(intent, host).await {
         Ok(HostPlan { steps, failed }) => {
-            show(None, Ok(steps))?;
-            failed.map_or(Ok(()), |error| show(None, Err(error)))?;
+            whole.steps = steps;
+            failed.iter().for_each(|error| whole.fails(None, error));
         }
-        Err(error) => show(None, Err(error))?,
+        Err(error) => whole.fails(None, &error),
     }
-    Ok(status(failed))
+    let of_host = (!whole.is_nothing()).then_some((None, whole));
+    let all = all.into_iter().map(|(app, planned)| (Some(app), planned)).chain(of_host).collect::<Vec<_>>();
+    failed |= all.iter().any(|(_, planned)| planned.error.is_some());
+    let is_to_do = all.iter().any(|(_, planned)| !planned.steps.is_empty());
+    let text = all.into_iter().flat_map(|(app, planned)| planned.lines(app.as_ref(), format)).collect::<String>();
+    std::io::stdout().lock().write_all(text.as_bytes()).context("printing the plan")?;
+    Ok(if is_to_do && !failed { ExitCode::from(TO_DO) } else { status(failed) })
+}
+
+impl Planned {
+    fn fails(&mut self, app: Option<&AppName>, error: &Error) {
+        error!(app = app.map(display), "{error:#}");
+        let before = self.error.take().map(|before| before + "; ").unwrap_or_default();
+        self.error = Some(format!("{before}{error:#}"));
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.steps.is_empty() && self.error.is_none()
+    }
+
+    /// As `--help` describes them. In text an error is a line of the log only.
+    fn lines(self, app: Option<&AppName>, format: LogFormat) -> Vec<String> {
+        let Self { steps, error } = self;
+        match (format, app) {
+            (LogFormat::Text, Some(app)) => steps.into_iter().map(|step| format!("{app}: {step}\n")).collect(),
+            (LogFormat::Text, None) => steps.into_iter().map(|step| step + "\n").collect(),
+            (LogFormat::Json, _) => {
+                let mut line = serde_json::json!({"plan": steps});
+                app.into_iter().for_each(|app| line["app"] = app.as_str().into());
+                error.into_iter().for_each(|error| line["error"] = error.into());
+                vec![format!("{line}\n")]
+            }
+        }
+    }
 }
 
 fn status(failed: bool) -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-}
-
-fn print_plan(app: Option<&AppName>, steps: &[String], format: LogFormat) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match (format, app) {
-        (LogFormat::Text, Some(app)) => steps.iter().try_for_each(|step| writeln!(out, "{app}: {step}")),
-        (LogFormat::Text, None) => steps.iter().try_for_each(|step| writeln!(out, "{step}")),
-        (LogFormat::Json, Some(app)) => writeln!(out, "{}", serde_json::json!({"app": app, "plan": steps})),
-        (LogFormat::Json, None) if steps.is_empty() => Ok(()),
-        (LogFormat::Json, None) => writeln!(out, "{}", serde_json::json!({"plan": steps})),
-    }
-    .context("printing the plan")
 }
 
 /// What one pass is about.
@@ -98,6 +130,9 @@ struct Round {
     tasks: Vec<Task>,
     /// At these a glance found nothing to do.
     settled: BTreeSet<AppName>,
+    /// These stay as they are: because an operator says so, or for that reason. What was begun with the latter is among the
+    /// tasks all the same.
+    held: BTreeMap<AppName, Option<String>>,
     /// Something has failed already, by being invalid.
     failed: bool,
 }
@@ -129,17 +164,20 @@ async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> 
         error!("{key}: {reason}");
         failed = true;
     }
-    let mut tasks = Vec::new();
+    let (mut tasks, mut held) = (Vec::new(), BTreeMap::new());
     for (app, verdict) in verdicts(&intent, present) {
         match &verdict {
             Verdict::Converge(Wanted::App(_)) if settled.contains(&app) => continue,
             Verdict::Converge(_) => {}
             Verdict::Held => {
                 info!(%app, "{}", Verdict::HELD);
+                held.insert(app, None);
                 continue;
             }
             Verdict::Invalid(invalid) => {
-                error!(%app, "{}", held_as_it_is(invalid));
+                let reason = held_as_it_is(invalid);
+                error!(%app, "{reason}");
+                held.insert(app.clone(), Some(reason));
                 failed = true;
             }
         }
@@ -148,5 +186,5 @@ async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> 
         let (wake, reporter) = (Wake::default(), Reporter::default());
         tasks.push(Task { app, host: host.clone(), wanted, wake, tell_looked: looked, reporter });
     }
-    Ok(Round { intent: Rc::new(intent), tasks, settled, failed })
+    Ok(Round { intent: Rc::new(intent), tasks, settled, held, failed })
 }

@@ -280,8 +280,9 @@ fn a_plan_says_what_would_be_done_and_changes_nothing() {
     host.install(&Slug::new("2", Behaviour::Good));
     host.activate("2", json!({}));
     let before = host.everything();
-    let pass = pass(host.setlive().arg("--plan"));
-    assert!(pass.ok && pass.out.contains("slug: stop 1") && pass.out.contains("slug: start 2"), "{}", pass.out);
+    let plan = pass(host.setlive().arg("--plan"));
+    assert_eq!(plan.status, Some(2), "{}", plan.log);
+    assert!(plan.out.contains("slug: stop 1") && plan.out.contains("slug: start 2"), "{}", plan.out);
     assert_eq!(fixtures::differences(&before, &host.everything()), Vec::<String>::new());
 }
 

@@ -45,7 +45,7 @@ fn a_plan_says_what_would_be_done_and_changes_nothing() {
         site.open("slug", json!([81]));
         let (before, files) = (site.save(), site.host.everything());
         let plan = pass(site.agent().args(["--plan", "--default-drop"]));
-        assert!(plan.ok, "{}", plan.log);
+        assert_eq!(plan.status, Some(2), "{}", plan.log);
         assert_eq!(plan.out, "slug: Opening 81/tcp\nslug: Closing 80/tcp\n");
         assert_eq!(site.save(), before);
         assert_eq!(fixtures::differences(&files, &site.host.everything()), Vec::<String>::new());

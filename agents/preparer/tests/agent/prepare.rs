@@ -49,7 +49,7 @@ fn a_plan_says_what_a_pass_would_do_and_changes_nothing() {
         let artifact = host.repo.path("slug", version);
         format!("slug: fetch {} and unpack it to {}/slug_{version}\n", artifact.display(), installs.display())
     };
-    assert!(plan.ok, "{}", plan.log);
+    assert_eq!(plan.status, Some(2), "{}", plan.log);
     assert_eq!(plan.out, line("1") + &line("2"));
     assert_eq!(differences(&before, &host.everything()), [""; 0]);
 
@@ -60,6 +60,36 @@ fn a_plan_says_what_a_pass_would_do_and_changes_nothing() {
     let stray = format!("slug: remove {}/.stage-slug_1, left by an interrupted pass\n", installs.display());
     assert_eq!(plan.out, stray + &line("1"));
     assert_eq!(differences(&before, &host.everything()), [""; 0]);
+}
+
+#[test]
+fn a_plan_ends_by_what_is_to_be_done_and_in_json_is_a_line_for_each_app() {
+    let host = host(&["1"]);
+    let plan = || {
+        let pass = pass(host.preparer().args(["--plan", "--log-format", "json"]));
+        let lines = pass.out.lines().map(|line| serde_json::from_str(line).unwrap());
+        (pass.status, lines.collect::<Vec<serde_json::Value>>())
+    };
+    intend(&host, "slug", &json!({"1": "active"}));
+    converge(&host);
+    assert_eq!(plan(), (Some(0), vec![json!({"app": "slug", "plan": []})]));
+
+    intend(&host, "held", &json!({"1": "active"}));
+    host.put("nodes/web1/held", &json!({"cluster": "dev", "hold": true}));
+    intend(&host, "tool", &json!({"1": "active"}));
+    let to = host.path("srv/tool/installs/tool_1");
+    let fetch = format!("fetch {} and unpack it to {}", host.repo.path("tool", "1").display(), to.display());
+    let tool = json!({"app": "tool", "plan": [fetch]});
+    let held = json!({"app": "held", "plan": []});
+    assert_eq!(plan(), (Some(2), vec![held, json!({"app": "slug", "plan": []}), tool.clone()]));
+
+    // What cannot be said is more than what can.
+    host.put_text("clusters/held/dev/config", "{");
+    host.put("nodes/web1/held", &json!({"cluster": "dev"}));
+    let (status, lines) = plan();
+    assert_eq!((status, &lines[2]), (Some(1), &tool));
+    let error = lines[0]["error"].as_str().unwrap();
+    assert!(error.starts_with("held as it is: clusters/held/dev/config: "), "{error}");
 }
 
 #[test]

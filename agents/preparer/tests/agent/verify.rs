@@ -158,7 +158,11 @@ fn a_plan_says_what_would_be_fetched_from_where_and_what_would_not() {
         json!({"1": {"url": "https://elsewhere/a/1.tar.gz?x"}, "2": {"url": "https://elsewhere/b/2.tar.gz"}});
     intend_with(&host, &json!({"1": "active", "2": "prep"}), &artifacts);
     let plan = pass(host.preparer().args(["--plan", "--allow-url", "https://elsewhere/a/"]));
-    assert!(plan.ok && plan.out.contains("fetch https://elsewhere/a/1.tar.gz and unpack it to "), "{}", plan.out);
+    assert!(
+        plan.status == Some(2) && plan.out.contains("fetch https://elsewhere/a/1.tar.gz and unpack it to "),
+        "{}",
+        plan.out
+    );
     assert!(
         plan.out.contains("refuse https://elsewhere/b/2.tar.gz: this host does not fetch from there"),
         "{}",
