@@ -16,6 +16,7 @@ mod intent;
 mod leases;
 mod log;
 mod ls;
+mod plan;
 mod prepared;
 mod put;
 mod release;
@@ -232,6 +233,26 @@ enum Command {
         #[command(flatten)]
         options: log::Options,
     },
+    /// Say what an import would do to which hosts
+    ///
+    /// DIR is laid out as for import, and nothing is written. A paragraph for each app in each cluster: which documents change,
+    /// and how; then what each host does because of it, as far as the agents' reports tell, with hosts that do the same on one
+    /// line: what it has to fetch, what it starts, replaces, restarts or stops, how many at a time min_nodes lets go down,
+    /// which ports it opens and closes. "but" is what keeps a host from it: an operator's hold or drain, an agent that is dead or
+    /// that nobody knows of, what fails there now. What `pp-store check` will find that it does not find now is said, too.
+    ///
+    /// The last line is a token, for `import --if-plan`: the import is made only if the same would be written over the same
+    /// documents, and each host would do the same. It stays the same while nothing of that changes, whatever time passes.
+    ///
+    /// Exit status: 0 when nothing would change; 2 when something would; 1 when it would be invalid, and there is no token, or
+    /// when not all that it takes could be read.
+    Plan {
+        /// Where to read
+        dir: PathBuf,
+        /// As of import: also remove the documents under nodes/ and clusters/ that DIR does not have
+        #[arg(long)]
+        prune: bool,
+    },
     /// Make the store's intent what a directory holds
     ///
     /// DIR holds each document as a file: nodes/web1/slug.json, clusters/slug/dev/config.json. Hidden files and those that
@@ -240,6 +261,9 @@ enum Command {
     /// clusters, then those of nodes; and what `pp-store check` will find that it did not find before is said first. What
     /// has changed in the store since the comparison is not overwritten: import stops there, with exit status 3. It can
     /// be interrupted, and started again, at any time.
+    ///
+    /// With --if-plan it begins only if it would do what a plan has shown: see `pp-store plan --help`. From then on it goes by
+    /// what that was made of: each document that it writes is still as it was then, or import stops there.
     ///
     /// Each change is printed once it is made. With --dry-run the exit status is 0, whether anything differs or not.
     Import {
@@ -385,6 +409,8 @@ pub(crate) enum Outcome {
     Invalid,
     /// Something was hardly meant as it is.
     Suspicious,
+    /// Something would change.
+    ToDo,
 }
 
 pub(crate) async fn run(args: Args) -> Result<Outcome> {
@@ -438,6 +464,7 @@ async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> 
         Command::Drain { node, message } => flag::all(store, &node, (Flag::Drain, true), &message, json).await,
         Command::Undrain { node, message } => flag::all(store, &node, (Flag::Drain, false), &message, json).await,
         Command::Log { app, cluster, options } => log::run(store, &app, &cluster, options, json).await,
+        Command::Plan { dir, prune } => plan::run(store, &dir, prune, json).await,
         Command::Import { dir, options } => import::run(store, &dir, options, json).await,
         Command::Export { dir, options } => export::run(store, &dir, options, json).await,
         Command::Check { dir: _, repo, access } => check::run(store, repo.as_ref().zip(Some(&access)), json).await,

@@ -32,7 +32,7 @@ fn exit_code(outcome: Outcome) -> ExitCode {
     match outcome {
         Outcome::Done => ExitCode::SUCCESS,
         Outcome::Absent | Outcome::Invalid => ExitCode::from(1),
-        Outcome::Suspicious => ExitCode::from(2),
+        Outcome::Suspicious | Outcome::ToDo => ExitCode::from(2),
         Outcome::Lost => ExitCode::from(3),
     }
 }

@@ -47,6 +47,10 @@ pub(super) const EXAMPLES: &str = r#"Examples:
     pp-store import intent --prune --dry-run
     pp-store import intent --prune
 
+  See which hosts would do what because of it; then do just that, or nothing if that is another thing by then:
+    pp-store plan intent --prune
+    pp-store import intent --prune --if-plan 14f76dceb7715bf6dc9fbc9b68d4ed26
+
   Find what is wrong, and make a copy of it all:
     pp-store check
     pp-store export backup
@@ -85,6 +89,16 @@ With --json:
   import, export
         {"changes": [{"key", "change", "done"}], "left": [{"key", "reason"}], "identical": n}, where "change" is "create",
         "change" or "remove", and with --dry-run each has its "diff"
+  plan  {"token", "changes": [{"key", "change", "how": [text]}], "left": [{"key", "reason"}], "identical": n, "findings", "clusters"},
+        where "token" is null where nothing would change, or what would be invalid, and "findings" are as of check
+          "clusters": [{"app", "cluster", "nodes", "min_nodes", "at_once", "hosts", "warnings": [text]}], where "nodes" are those
+                      that are to run it, and "at_once" so many may be replaced at a time
+          "hosts":    [{"node", "does": [{"do"}], "unless": [{"state", "reason"}]}], where "unless" is what keeps it from that, with
+                      states as of status, and "drained"; and "do" is "prepare" or "prepare_unless_there" (with "versions"),
+                      "prepared", "start", "run" or "restart" (with "version"; "restart" with "because": [field], too),
+                      "replace" (with "from" and "to"), "stop" (with "version", which may be null, and "because": "leaves",
+                      "drained" or "inactive"), "open" or "close" (with "ports": [text]), "go_over" (with "to", another cluster) or
+                      "note" (new checks and time-outs)
   check [{"severity", "key", "reason", "advice", "holds": [key]}], where "severity" is "invalid" or "suspicious"; with
         "line" and "column" where JSON is broken, and "file" in a directory
   status
@@ -109,8 +123,8 @@ With --json:
 
 Exit status:
   0  done
-  1  it failed, or there is no such document, cluster or entry; check: something is invalid
-  2  wrong usage; check: something is suspicious, nothing is invalid
+  1  it failed, or there is no such document, cluster or entry; check: something is invalid; plan: something would be
+  2  wrong usage; check: something is suspicious, nothing is invalid; plan: something would change
   3  somebody else was faster: put, set, rollback, restart, hold, drain, release and retry wrote nothing, import and export stopped or left out what they
      had changed
 

@@ -9,8 +9,8 @@ mod observe;
 use store::lease::Leases;
 use store::{AppName, ClusterName, Registered, Version};
 
-pub(super) use node::{Node, Obstacle, Trouble};
-pub(super) use observe::{Which, observe};
+pub(super) use node::{Node, Obstacle, PREPARER, SETLIVE, Seen, Trouble};
+pub(super) use observe::{Agents, Reports, Which, agents_by_node, instances, observe, reports_by_node};
 
 /// All that was asked for, and what could not be known of it, by keys.
 #[derive(Debug, Default)]

@@ -17,8 +17,9 @@ use store::{Directory, Documents, Key, Prefix, Store};
 use super::change::Sides;
 use super::write::{Message, Writer};
 use super::{Outcome, finding, intent, note, print_diffs, print_lines};
+pub(super) use plan::Plan;
 pub(super) use plan::ensure_whole;
-use plan::{Plan, plan};
+use plan::plan;
 
 /// How to import.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,15 +36,37 @@ pub(super) struct Options {
     /// Write documents that agents refuse, too: they hold the apps as they are
     #[arg(long)]
     force: bool,
+    /// Only if it would still do what `pp-store plan DIR` showed with this token; else change nothing
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["dry_run", "force"])]
+    if_plan: Option<String>,
     #[command(flatten)]
     message: Message,
 }
 
-pub(super) async fn run(store: &Store, dir: &Path, options: Options, in_json: bool) -> Result<Outcome> {
+/// A directory beside a store.
+#[derive(Debug)]
+pub(super) struct Import {
+    pub(super) source: Directory,
+    pub(super) plan: Plan,
+    /// The store's intent, as the plan goes by it.
+    pub(super) found: Documents,
+}
+
+/// What an import has to do. Where `force` is not, all that is written is valid by itself.
+pub(super) async fn compare(store: &Store, dir: &Path, prune: bool, force: bool) -> Result<Import> {
     let source = Directory::open(dir.to_owned());
-    let wanted = wanted(&source, dir, options.force).await.context("nothing was imported")?;
+    let wanted = wanted(&source, dir, force).await?;
     let found = intent::read(store).await?;
-    let plan = plan(&wanted, &found, options.prune).context("nothing was imported")?;
+    let plan = plan(&wanted, &found, prune)?;
+    Ok(Import { source, plan, found })
+}
+
+pub(super) async fn run(store: &Store, dir: &Path, options: Options, in_json: bool) -> Result<Outcome> {
+    let import = compare(store, dir, options.prune, options.force).await.context("nothing was imported")?;
+    if let Some(token) = &options.if_plan {
+        super::plan::ensure_same(store, &import, token).await.context("nothing was imported")?;
+    }
+    let Import { source, plan, found } = import;
     for fault in plan.faults(&found) {
         note(&format!("from then on: {}", finding::line(&Store::Directory(source.clone()), &fault)));
     }
@@ -150,7 +173,7 @@ fn conclude(plan: &Plan, done: usize, ended: &Result<Outcome>) {
     note(&format!("{done} of {all} changes made, {} documents were right already{again}", plan.identical));
 }
 
-fn say_what_stays(plan: &Plan) {
+pub(super) fn say_what_stays(plan: &Plan) {
     for (key, reason) in &plan.left {
         note(&format!("{key} stays: {reason}"));
     }

@@ -11,6 +11,24 @@ const PREPARER: &str = "pp-preparer";
 /// As many nodes as one cares to read of.
 const SHOWN: usize = 10;
 
+/// What agents report.
+///
+/// # Errors
+/// Also where nothing is seen, and Consul does not let us see whether that is so.
+pub(super) async fn reports(store: &Store) -> Result<Documents> {
+    let (reports, _) = store.read(&[reality_prefix()]).await?;
+    if reports.is_empty()
+        && let Store::Consul(_) = store
+        && let Some(probe) = report_key(&"any".parse()?, PREPARER)
+    {
+        // No report of ours; only a read of a single key is refused.
+        store.get(&probe).await.context(
+            "what nodes have prepared cannot be known without key_prefix \"reality/\" { policy = \"read\" }",
+        )?;
+    }
+    Ok(reports)
+}
+
 /// What the nodes of one cluster have, by node.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Prepared(BTreeMap<String, BTreeSet<Version>>);
@@ -19,17 +37,7 @@ impl Prepared {
     /// # Errors
     /// Also where nothing is seen, and Consul does not let us see whether that is so.
     pub(super) async fn read(store: &Store, app: &AppName, cluster: &ClusterName) -> Result<Self> {
-        let (reports, _) = store.read(&[reality_prefix()]).await?;
-        if reports.is_empty()
-            && let Store::Consul(_) = store
-            && let Some(probe) = report_key(&"any".parse()?, PREPARER)
-        {
-            // No report of ours; only a read of a single key is refused.
-            store.get(&probe).await.context(
-                "what nodes have prepared cannot be known without key_prefix \"reality/\" { policy = \"read\" }",
-            )?;
-        }
-        Ok(Self::of(&reports, app, cluster))
+        Ok(Self::of(&reports(store).await?, app, cluster))
     }
 
     fn of(reports: &Documents, app: &AppName, cluster: &ClusterName) -> Self {

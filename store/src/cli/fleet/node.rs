@@ -9,7 +9,7 @@ use store::reality::{AppReport, Report, State};
 use store::{AppName, Life, NodeName, Registered, Version};
 
 pub(in super::super) const PREPARER: &str = "pp-preparer";
-const SETLIVE: &str = "pp-setlive";
+pub(in super::super) const SETLIVE: &str = "pp-setlive";
 const IPTABLES: &str = "pp-iptables";
 
 /// One node that intent has the app on.
@@ -73,19 +73,19 @@ impl fmt::Display for Trouble {
 
 /// What was seen of a node.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen<'a> {
-    pub(super) node: &'a NodeName,
-    pub(super) app: &'a AppName,
-    pub(super) intent: &'a Result<Arc<App>, Invalid>,
+pub(in super::super) struct Seen<'a> {
+    pub(in super::super) node: &'a NodeName,
+    pub(in super::super) app: &'a AppName,
+    pub(in super::super) intent: &'a Result<Arc<App>, Invalid>,
     /// By the agent's name; `Err` for one that cannot be read.
-    pub(super) reports: &'a BTreeMap<String, Result<Report, String>>,
-    pub(super) agents: &'a BTreeMap<String, Life>,
+    pub(in super::super) reports: &'a BTreeMap<String, Result<Report, String>>,
+    pub(in super::super) agents: &'a BTreeMap<String, Life>,
     /// Its instance; `Err` where instances cannot be known.
-    pub(super) instance: Result<Option<&'a Registered>, &'a str>,
+    pub(in super::super) instance: Result<Option<&'a Registered>, &'a str>,
 }
 
 impl Seen<'_> {
-    pub(super) fn node(&self) -> Node {
+    pub(in super::super) fn node(&self) -> Node {
         let passes = |it: &Registered| it.passing && Some(&it.version) == self.active();
         Node {
             name: self.node.clone(),

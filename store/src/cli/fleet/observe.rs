@@ -34,7 +34,9 @@ const REQUESTS: usize = 16;
 
 type Place = (AppName, ClusterName);
 type Intents = BTreeMap<NodeName, Result<Arc<App>, Invalid>>;
-type Reports = BTreeMap<NodeName, BTreeMap<String, Result<Report, String>>>;
+/// Of each node, by the agent's name; `Err` for one that cannot be read.
+pub(in super::super) type Reports = BTreeMap<NodeName, BTreeMap<String, Result<Report, String>>>;
+pub(in super::super) type Agents = BTreeMap<NodeName, BTreeMap<String, Life>>;
 type Instances = Result<Vec<Registered>, String>;
 
 pub(in super::super) async fn observe(store: &Store, which: &Which) -> Result<Fleet> {
@@ -48,14 +50,14 @@ pub(in super::super) async fn observe(store: &Store, which: &Which) -> Result<Fl
             fleet.problems.push(("reality/".to_owned(), format!("what agents say cannot be known: {error:#}")));
         }
     }
-    let reports = reports(said);
+    let reports = reports_by_node(said);
     let places = places(&documents, which, &mut fleet);
     let nodes = places.values().flat_map(BTreeMap::keys).cloned().collect::<BTreeSet<_>>();
     let agents = store.alive_agents(&nodes).await.unwrap_or_else(|error| {
         fleet.problems.push(("reality/".to_owned(), format!("which agents are alive cannot be known: {error:#}")));
         BTreeMap::new()
     });
-    let agents = by_node(agents);
+    let agents = agents_by_node(agents);
     let mut leases = leases(store, which, &places, &mut fleet).await;
     let instances = instances(store, places.keys().cloned()).await;
     let nothing = (BTreeMap::new(), BTreeMap::new());
@@ -130,7 +132,7 @@ fn places(documents: &Documents, which: &Which, fleet: &mut Fleet) -> BTreeMap<P
     places
 }
 
-fn reports(documents: Documents) -> Reports {
+pub(in super::super) fn reports_by_node(documents: Documents) -> Reports {
     let mut reports = Reports::new();
     for (key, document) in documents {
         if let Some((node, agent)) = whose(&key) {
@@ -141,7 +143,7 @@ fn reports(documents: Documents) -> Reports {
     reports
 }
 
-fn by_node(agents: BTreeMap<(NodeName, String), Life>) -> BTreeMap<NodeName, BTreeMap<String, Life>> {
+pub(in super::super) fn agents_by_node(agents: BTreeMap<(NodeName, String), Life>) -> Agents {
     let mut nodes = BTreeMap::<_, BTreeMap<_, _>>::new();
     for ((node, agent), life) in agents {
         nodes.entry(node).or_default().insert(agent, life);
@@ -180,7 +182,10 @@ async fn leases(
     leases
 }
 
-async fn instances(store: &Store, places: impl Iterator<Item = Place>) -> BTreeMap<Place, Instances> {
+pub(in super::super) async fn instances(
+    store: &Store,
+    places: impl Iterator<Item = Place>,
+) -> BTreeMap<Place, Instances> {
     let (mut found, mut asking) = (BTreeMap::new(), JoinSet::new());
     for (app, cluster) in places {
         let store = store.clone();

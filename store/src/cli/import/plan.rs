@@ -13,11 +13,11 @@ use crate::cli::{intent, rm};
 
 /// What to do, in this order.
 #[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) changes: Vec<Change>,
+pub(in crate::cli) struct Plan {
+    pub(in crate::cli) changes: Vec<Change>,
     /// Documents that `--prune` has to leave, with the reason.
-    pub(super) left: Vec<(Key, String)>,
-    pub(super) identical: usize,
+    pub(in crate::cli) left: Vec<(Key, String)>,
+    pub(in crate::cli) identical: usize,
 }
 
 pub(super) fn plan(wanted: &Documents, found: &Documents, prune: bool) -> Result<Plan> {
@@ -84,8 +84,8 @@ fn in_use(change: &Change, wanted: &Documents, found: &Documents) -> Option<Stri
 }
 
 impl Plan {
-    /// What `pp-store check` will find then, and does not find now.
-    pub(super) fn faults(&self, found: &Documents) -> Vec<Finding> {
+    /// What there will be then, of what was found.
+    pub(in crate::cli) fn after(&self, found: &Documents) -> Documents {
         let mut after = found.clone();
         for Change { key, action } in &self.changes {
             match action {
@@ -96,6 +96,12 @@ impl Plan {
                 Action::Remove { .. } => drop(after.remove(key.as_str())),
             }
         }
+        after
+    }
+
+    /// What `pp-store check` will find then, and does not find now.
+    pub(in crate::cli) fn faults(&self, found: &Documents) -> Vec<Finding> {
+        let after = self.after(found);
         let now = check::check(found).into_iter().map(|fault| (fault.key, fault.reason)).collect::<BTreeSet<_>>();
         let is_known = |fault: &Finding| now.contains(&(fault.key.clone(), fault.reason.clone()));
         // Of what has to stay for a while, its reason says more.
