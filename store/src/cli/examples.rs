@@ -49,7 +49,7 @@ pub(super) const EXAMPLES: &str = r#"Examples:
 
   See which hosts would do what because of it; then do just that, or nothing if that is another thing by then:
     pp-store plan intent --prune
-    pp-store import intent --prune --if-plan 14f76dceb7715bf6dc9fbc9b68d4ed26
+    pp-store import intent --prune --if-plan 14f76dceb7715bf600dd9f55842b5d1e
 
   Find what is wrong, and make a copy of it all:
     pp-store check

@@ -22,7 +22,7 @@ const TOLD: [&str; 10] = [
     "cluster",
     "restart",
 ];
-/// The most characters of a value.
+/// The most characters of a name or a value.
 const MOST: usize = 60;
 
 /// `version 1 -> 2`, `user_config changed`: each thing that becomes another one.
@@ -51,10 +51,7 @@ fn versions(from: &Map<String, Value>, to: &Map<String, Value>) -> Vec<String> {
     };
     let (from, to) = (of(from), of(to));
     let active = |versions: &Map<String, Value>| {
-        versions
-            .iter()
-            .find(|(_, status)| *status == "active")
-            .map_or("none".to_owned(), |(version, _)| version.clone())
+        versions.iter().find(|(_, status)| *status == "active").map_or("none".to_owned(), |(version, _)| short(version))
     };
     let (before, after) = (active(&from), active(&to));
     let mut all = Vec::new();
@@ -63,8 +60,8 @@ fn versions(from: &Map<String, Value>, to: &Map<String, Value>) -> Vec<String> {
     }
     let all_versions = from.keys().chain(to.keys()).collect::<BTreeSet<_>>();
     all.extend(all_versions.into_iter().filter_map(|version| match (from.get(version), to.get(version)) {
-        (None, Some(status)) if status == "prep" => Some(format!("{version} is to be prepared")),
-        (Some(_), None) => Some(format!("{version} is taken out")),
+        (None, Some(status)) if status == "prep" => Some(format!("{} is to be prepared", short(version))),
+        (Some(_), None) => Some(format!("{} is taken out", short(version))),
         _ => None,
     }));
     all
@@ -79,18 +76,22 @@ fn field(name: &str, from: Option<&Value>, to: Option<&Value>) -> Option<String>
         ("hold" | "drain", _, Some(Value::Bool(true))) => format!("{name} set"),
         ("hold" | "drain", Some(Value::Bool(true)), _) => format!("{name} taken back"),
         _ if is_told => format!("{name} {} -> {}", value(from), value(to)),
-        (_, None, _) => format!("{name} added"),
-        (_, _, None) => format!("{name} removed"),
-        _ => format!("{name} changed"),
+        (_, None, _) => format!("{} added", short(name)),
+        (_, _, None) => format!("{} removed", short(name)),
+        _ => format!("{} changed", short(name)),
     })
 }
 
 fn value(value: Option<&Value>) -> String {
     match value {
         None => "unset".to_owned(),
-        Some(Value::String(text)) => text.chars().take(MOST).collect(),
-        Some(other) => other.to_string().chars().take(MOST).collect(),
+        Some(Value::String(text)) => short(text),
+        Some(other) => short(&other.to_string()),
     }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(MOST).collect()
 }
 
 #[cfg(test)]
@@ -150,5 +151,8 @@ mod tests {
         assert_eq!(said(r#"{"versions": 1}"#, r#"{"versions": {}}"#), ["another layout, nothing else"]);
         let long = said(r#"{"runas": 1}"#, &json!({"runas": "x".repeat(1000)}).to_string());
         assert!(long[0].len() < 100, "{long:?}");
+        let name = "x".repeat(1000);
+        let long = said("{}", &json!({"versions": {&name: "active"}, &name: 1}).to_string());
+        assert!(long.len() == 2 && long.iter().all(|how| how.len() < 100), "{long:?}");
     }
 }

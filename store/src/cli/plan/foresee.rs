@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use store::history::digest;
+use store::lease::FailedDigest;
 use store::schema::{Config, IntentKey, Parse};
-use store::{Documents, Key, look_up};
+use store::{Documents, Key, Version, look_up};
 
 use super::super::change::{Action, Change};
 use super::differences::differences;
@@ -90,7 +91,7 @@ pub(super) fn foresee(sides: Sides<'_>, touched: &[Touched<'_>], changes: &[Chan
         cluster.pace = pace(sides, place);
         cluster.warnings = warnings(place, cluster, known);
     }
-    foreseen.token = token(sides, changes, &foreseen.clusters);
+    foreseen.token = token(sides, changes, &foreseen.clusters, known);
     foreseen
 }
 
@@ -126,7 +127,15 @@ fn pace(sides: Sides<'_>, (app, cluster): &Place) -> Pace {
 
 fn warnings(place: &Place, cluster: &Cluster, known: &Known) -> Vec<String> {
     let does = || cluster.hosts.iter().flat_map(|host| &host.does);
-    let to_run = does().filter_map(Does::version).collect::<BTreeSet<_>>();
+    let to_run = to_run(cluster);
+    let (app, name) = place;
+    let failed = to_run.iter().filter_map(|version| known.failed(place, version)).map(|FailedDigest { version, node, reason, .. }| {
+        format!(
+            "{version} has failed in this cluster, on {node} ({reason}): where all of its definition is as it was then, nobody tries \
+             it before `pp-store retry {app} {name} {version}`"
+        )
+    });
+    let failed = failed.collect::<Vec<_>>();
     let unprepared = to_run.into_iter().filter(|version| !known.is_prepared_somewhere(place, version)).map(|version| {
         format!("no host reports {version} as prepared: until one has it, hosts go on with what they run")
     });
@@ -138,10 +147,15 @@ fn warnings(place: &Place, cluster: &Cluster, known: &Known) -> Vec<String> {
     let all_stop = does().any(|does| matches!(does, Does::Stop { because: Ends::Inactive, .. }));
     let all_stop =
         all_stop.then(|| "no version is active then: all hosts stop at once, whatever min_nodes says".to_owned());
-    unprepared.chain(never).chain(all_stop).collect()
+    failed.into_iter().chain(unprepared).chain(never).chain(all_stop).collect()
 }
 
-fn token(sides: Sides<'_>, changes: &[Change], clusters: &BTreeMap<Place, Cluster>) -> Token {
+/// The versions that are to run where they do not now.
+fn to_run(cluster: &Cluster) -> BTreeSet<&Version> {
+    cluster.hosts.iter().flat_map(|host| &host.does).filter_map(Does::version).collect()
+}
+
+fn token(sides: Sides<'_>, changes: &[Change], clusters: &BTreeMap<Place, Cluster>, known: &Known) -> Token {
     let half = |value: &Value| digest(value.to_string().as_bytes())[..16].to_owned();
     let document = |bytes: Option<&Vec<u8>>| bytes.map(|bytes| digest(bytes));
     let written = changes.iter().map(|change| {
@@ -152,7 +166,8 @@ fn token(sides: Sides<'_>, changes: &[Change], clusters: &BTreeMap<Place, Cluste
         };
         json!([change.key.as_str(), document(from), document(to)])
     });
-    let done = clusters.iter().map(|((app, cluster), it)| {
+    let done = clusters.iter().map(|(place, it)| {
+        let (app, cluster) = place;
         let hosts = it.hosts.iter().map(|Host { node, does, unless }| {
             // Reasons tell of times.
             json!([node, does, unless.iter().map(|unless| &unless.state).collect::<Vec<_>>()])
@@ -167,7 +182,18 @@ fn token(sides: Sides<'_>, changes: &[Change], clusters: &BTreeMap<Place, Cluste
             })
         };
         let Pace { nodes, min_nodes } = it.pace;
-        json!([app, cluster, found(sides.before), found(sides.after), nodes, min_nodes, hosts.collect::<Value>()])
+        let failed =
+            to_run(it).into_iter().filter(|version| known.failed(place, version).is_some()).collect::<Vec<_>>();
+        json!([
+            app,
+            cluster,
+            found(sides.before),
+            found(sides.after),
+            nodes,
+            min_nodes,
+            failed,
+            hosts.collect::<Value>()
+        ])
     });
     Token { written: half(&written.collect()), done: half(&done.collect()) }
 }

@@ -154,7 +154,8 @@ fn unless(state: &str, reason: String) -> Unless {
 /// What keeps its agents from anything, whatever intent says.
 fn in_the_way(touched: Touched<'_>, now: &Side, known: &Known) -> Option<Unless> {
     let Touched { app, node, .. } = touched;
-    // That of an operator ends with this change, or is told of already.
+    // That of an operator ends with this change.
+    let was_held = now.app().is_some_and(|app| app.hold);
     let intent = now.intent.clone().map(|app| Arc::new(App { hold: false, ..App::clone(&app) }));
     let nothing = (BTreeMap::new(), BTreeMap::new());
     let seen = Seen {
@@ -168,6 +169,7 @@ fn in_the_way(touched: Touched<'_>, now: &Side, known: &Known) -> Option<Unless>
     let obstacle = seen.node().obstacle?;
     match obstacle.trouble {
         Trouble::Converging | Trouble::Unseen | Trouble::Waiting => None,
+        Trouble::Held if was_held => None,
         trouble @ (Trouble::Held | Trouble::Unknown | Trouble::Invalid | Trouble::Dead | Trouble::Failing) => {
             Some(unless(&trouble.to_string(), obstacle.says))
         }

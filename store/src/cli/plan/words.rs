@@ -26,7 +26,7 @@ fn paragraph((app, name): &Place, cluster: &Cluster) -> Vec<String> {
     for (what, hosts) in grouped(cluster.hosts.iter().map(|host| (consequence(host, cluster.pace), host))) {
         let nodes = hosts.iter().map(|host| host.node.as_str()).collect::<Vec<_>>().join(" ");
         lines.push(format!("  {nodes}: {what}"));
-        lines.extend(hosts.into_iter().flat_map(hindrances));
+        lines.extend(hindrances(&hosts));
     }
     lines.extend(cluster.warnings.iter().map(|warning| format!("  warning: {warning}")));
     lines
@@ -58,9 +58,24 @@ fn consequence(Host { node: _, does, unless }: &Host, pace: Pace) -> String {
     }
 }
 
-fn hindrances(Host { node, does, unless }: &Host) -> Vec<String> {
-    let but = if does.is_empty() { "" } else { "but " };
-    unless.iter().map(|Unless { state, reason }| format!("    {but}{node}: {state}: {reason}")).collect()
+/// What keeps those of one line from it. Of several the reason is said once, and none by its name.
+fn hindrances(hosts: &[&Host]) -> Vec<String> {
+    let all = hosts.iter().flat_map(|host| host.unless.iter().map(move |unless| (host, unless)));
+    let each = all.map(|(host, Unless { state, reason })| {
+        let nobody = |text: String, with: char| {
+            text.replace(&format!("{with}{}{with}", host.node), &format!("{with}<node>{with}"))
+        };
+        (format!("{state}: {}", nobody(nobody(reason.clone(), ' '), '/')), (*host, format!("{state}: {reason}")))
+    });
+    let line = |(alike, those): (String, Vec<(&Host, String)>)| {
+        let nodes = those.iter().map(|(host, _)| host.node.as_str()).collect::<Vec<_>>().join(" ");
+        let but = if those.iter().all(|(host, _)| host.does.is_empty()) { "" } else { "but " };
+        match &those[..] {
+            [(_, says)] => format!("    {but}{nodes}: {says}"),
+            _ => format!("    {but}{nodes}: {alike}"),
+        }
+    };
+    grouped(each).into_iter().map(line).collect()
 }
 
 fn said(does: &Does, pace: Pace) -> String {
@@ -72,7 +87,7 @@ fn said(does: &Does, pace: Pace) -> String {
         Does::Replace { from, to } => format!("replace {from} by {to}{how}"),
         Does::Restart { version, because } => format!("restart {version}{how}, for another {}", because.join(", ")),
         Does::Start { version } => format!("start {version}"),
-        Does::Run { version } => format!("run {version}{how}; what it runs now is not known, or not how"),
+        Does::Run { version } => format!("run {version}{how}; what it runs now, and how, is not known"),
         Does::Stop { version, because } => {
             let version = version.as_ref().map_or("what runs", |version| version.as_str());
             match because {

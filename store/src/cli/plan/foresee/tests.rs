@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use store::lease::Leases;
 use store::reality::Report;
 use store::{Document, Life, NodeName, Registered, Reports, Revision};
 
@@ -124,7 +125,7 @@ type Change = fn(&mut Fleet);
 
 #[test]
 fn each_consequence_is_said_of_the_hosts_that_it_is_of() {
-    let table: [(Change, &[&str]); 22] = [
+    let table: [(Change, &[&str]); 23] = [
         (|_| (), &[]),
         (|fleet| fleet.activate("2"), &["web1 web2 web3: 2 is prepared; replace 1 by 2, one at a time"]),
         (
@@ -241,10 +242,22 @@ fn each_consequence_is_said_of_the_hosts_that_it_is_of() {
         (
             |fleet| {
                 fleet.activate("2");
+                for node in ["web1", "web3"] {
+                    fleet.known.agents.get_mut(&name(node)).unwrap().clear();
+                }
+            },
+            &[
+                "web1 web2 web3: 2 is prepared; replace 1 by 2, one at a time",
+                "but web1 web3: unknown: pp-setlive of <node> was ended, or this token may not see that it is alive",
+            ],
+        ),
+        (
+            |fleet| {
+                fleet.activate("2");
                 fleet.forget("web1");
             },
             &[
-                "web1: fetch and prepare 2, unless it is there; run 2, one at a time; what it runs now is not known, or not how",
+                "web1: fetch and prepare 2, unless it is there; run 2, one at a time; what it runs now, and how, is not known",
                 "but web1: unknown: no pp-preparer of web1 has ever said anything here: is it started, on this store?",
                 "web2 web3: 2 is prepared; replace 1 by 2, one at a time",
             ],
@@ -272,6 +285,11 @@ fn each_consequence_is_said_of_the_hosts_that_it_is_of() {
             // What somebody did by hand nobody knows.
             |fleet| {
                 fleet.both("nodes/web1/slug", json!({"cluster": "dev", "hold": true}));
+                fleet.says(
+                    "web1",
+                    SETLIVE,
+                    json!({"state": "held", "wanted": ["1"], "there": ["1"], "reason": "by an operator"}),
+                );
                 fleet.node("web1", json!({"cluster": "dev"}));
                 fleet.activate("2");
                 fleet.node("web2", json!({"cluster": "dev", "hold": true}));
@@ -324,6 +342,26 @@ fn keys_come_first_and_those_that_change_alike_are_one_line() {
     let mut fleet = Fleet::new();
     fleet.before.insert("nodes/web1/no/app".to_owned(), document(&json!({})));
     assert_eq!(words::lines(&fleet.foreseen()), ["nodes/web1/no/app: removed"]);
+}
+
+#[test]
+fn what_has_failed_in_the_cluster_is_said_and_is_another_plan() {
+    let mut fleet = Fleet::new();
+    fleet.activate("2");
+    let token = fleet.foreseen().token.text();
+    let mut leases = json!({"rev": 1, "failed": {"d2": {"version": "2", "node": "web1", "reason": "503", "at": ""}}});
+    let place = ("slug".parse().unwrap(), "dev".parse().unwrap());
+    let set = |fleet: &mut Fleet, leases: &Value| {
+        fleet.known.leases.insert(place.clone(), serde_json::from_value::<Leases>(leases.clone()).unwrap());
+    };
+    set(&mut fleet, &leases);
+    let warning = "warning: 2 has failed in this cluster, on web1 (503): where all of its definition is as it was then, nobody \
+                   tries it before `pp-store retry slug dev 2`";
+    assert_eq!(fleet.lines()[1..], [warning]);
+    assert!(fleet.foreseen().token.differs(&token).is_some());
+    leases["failed"]["d2"]["retry"] = json!("2026-11-22T03:14:08Z");
+    set(&mut fleet, &leases);
+    assert_eq!((fleet.lines().len(), fleet.foreseen().token.differs(&token)), (1, None));
 }
 
 #[test]
