@@ -47,6 +47,7 @@ fn everything(host: &Host, store: &str, token: &str, by_file: bool) -> String {
         ("pp-store", vec!["leases", "slug", "dev"]),
         ("pp-store", vec!["check"]),
         ("pp-store", vec!["export", &backup]),
+        ("pp-store", vec!["plan", &backup]),
     ] {
         let mut command = Command::new(bin(program));
         command.args(["--store", store]).args(arguments).current_dir(host.scratch.path());
