@@ -1,7 +1,8 @@
 //! When something is written that changes now and then, or all the time. Pure, but for the jitter of a back-off.
 //!
-//! Ensures: what changes within a short while is written at once; what goes on changing is written ever more rarely, so that an
-//! hour of it is some 120 writes; after a quiet spell the next change is written soon again. What was not written is.
+//! Ensures: what changes within a short while is written at once, as often as an operator's hour at work takes it; what goes
+//! on changing is written rarely, so that an hour of it is some 120 writes; after a quiet spell the next change is written
+//! soon again. What was not written is.
 
 use std::time::Duration;
 
@@ -13,9 +14,10 @@ use crate::backoff::Backoff;
 const TOGETHER: Duration = Duration::from_millis(300);
 /// Between two writes.
 const LEAST: Duration = Duration::from_secs(1);
-const MOST: Duration = Duration::from_secs(30);
-/// Without a write, after which it is as if there had been none.
-const QUIET: Duration = Duration::from_secs(60);
+/// What a write costs in the long run.
+const EACH: Duration = Duration::from_secs(33);
+/// How far writes may be ahead of that: sixteen of them. A roll that fails, and the way back from it, take less.
+const AHEAD: Duration = EACH.saturating_mul(15);
 /// Between two tries of a write that fails.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
@@ -23,14 +25,14 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 pub(crate) struct Pace {
     due: Option<Instant>,
     wrote: Option<Instant>,
-    /// To the next write.
-    gap: Duration,
+    /// When all that was written would have been, one after the other at the pace of the long run.
+    worth: Option<Instant>,
     failing: Backoff,
 }
 
 impl Pace {
     pub(crate) fn new() -> Self {
-        Self { due: None, wrote: None, gap: LEAST, failing: Backoff::new(LEAST, LONGEST_BACKOFF) }
+        Self { due: None, wrote: None, worth: None, failing: Backoff::new(LEAST, LONGEST_BACKOFF) }
     }
 
     /// When to write, if there is anything to write.
@@ -43,11 +45,12 @@ impl Pace {
         if self.due.is_some() {
             return;
         }
-        if self.wrote.is_some_and(|wrote| now.duration_since(wrote) >= QUIET) {
-            self.gap = LEAST;
-        }
-        let next = self.wrote.map_or(now, |wrote| wrote + self.gap);
-        self.due = Some(next.max(now + TOGETHER));
+        let not_before = [
+            Some(now + TOGETHER),
+            self.wrote.map(|wrote| wrote + LEAST),
+            self.worth.and_then(|worth| worth.checked_sub(AHEAD)),
+        ];
+        self.due = not_before.into_iter().flatten().max();
     }
 
     /// It was not possible to write.
@@ -56,9 +59,8 @@ impl Pace {
     }
 
     pub(crate) fn wrote(&mut self, now: Instant) {
-        if self.wrote.replace(now).is_some() {
-            self.gap = (self.gap * 2).min(MOST);
-        }
+        self.wrote = Some(now);
+        self.worth = Some(self.worth.map_or(now, |worth| worth.max(now)) + EACH);
         self.done();
     }
 
@@ -100,9 +102,10 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_changing_is_written_ever_more_rarely() {
+    fn what_goes_on_changing_is_written_soon_for_a_while_and_then_rarely() {
         let flaps = writes((0..3600).map(|second| second * 1000));
-        assert_eq!(flaps[..8], [300, 1300, 3300, 7300, 15_300, 31_300, 61_300, 91_300]);
+        assert_eq!(flaps[..16], std::array::from_fn::<u64, 16, _>(|second| second as u64 * 1000 + 300));
+        assert_eq!(flaps[16..19], [33_300, 66_300, 99_300]);
         assert!(flaps.len() <= 126, "{}", flaps.len());
         assert!(*flaps.last().unwrap() >= 3_599_000, "the last state arrives");
     }
