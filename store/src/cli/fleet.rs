@@ -37,16 +37,54 @@ impl Deployment {
         self.nodes.iter().filter(|node| is(node)).count()
     }
 
-    /// What to look at first: the worst that keeps one of its nodes from being as intent has it.
+    /// What to look at first: the worst that keeps one of its nodes from being as intent has it; of what fails, where it was
+    /// tried.
     pub(super) fn obstacle(&self) -> Option<(&Node, &Obstacle)> {
         let all = self.nodes.iter().filter_map(|node| Some((node, node.obstacle.as_ref()?)));
         // Of the same trouble the first node, and not the last as `max_by` would.
-        all.rev().max_by_key(|(_, obstacle)| obstacle.trouble)
+        all.rev().max_by_key(|(_, obstacle)| (obstacle.trouble, !obstacle.log.is_empty()))
     }
 
     /// How long the slowest node has been on its way, in seconds.
     pub(super) fn lag(&self, now: time::OffsetDateTime) -> Option<i64> {
         let since = self.nodes.iter().filter_map(|node| node.obstacle.as_ref()?.since.as_deref());
         since.filter_map(|since| super::age::seconds(since, now)).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_is_equally_bad_comes_first_where_it_was_tried_and_then_the_first_node() {
+        let node = |(number, (trouble, log)): (usize, &(Trouble, &[&str]))| Node {
+            name: format!("web{number}").parse().unwrap(),
+            prepared: true,
+            live: true,
+            healthy: true,
+            drained: false,
+            obstacle: Some(Obstacle {
+                trouble: *trouble,
+                says: String::new(),
+                since: None,
+                log: log.iter().map(|line| (*line).to_owned()).collect(),
+            }),
+        };
+        let (waits, fails, tried) =
+            ((Trouble::Waiting, &["old"][..]), (Trouble::Failing, &[][..]), (Trouble::Failing, &["no"][..]));
+        for (obstacles, first) in
+            [(&[waits, fails, fails][..], "web1"), (&[fails, waits, tried, tried], "web2"), (&[waits, waits], "web0")]
+        {
+            let of = Deployment {
+                app: "slug".parse().unwrap(),
+                cluster: "dev".parse().unwrap(),
+                wanted: None,
+                nodes: obstacles.iter().enumerate().map(node).collect(),
+                leases: Leases::default(),
+                instances: None,
+            };
+            assert_eq!(of.obstacle().unwrap().0.name.as_str(), first);
+        }
     }
 }
