@@ -8,6 +8,8 @@ use std::thread;
 
 use fixtures::in_namespaces;
 
+use super::section;
+
 /// Where the tour puts everything. It is a person's directory: a tour that is under way is not disturbed.
 const TOUR: &str = "/tmp/tour";
 
@@ -22,8 +24,7 @@ impl Drop for Tidy {
 
 #[test]
 fn the_tour_goes_as_it_is_written_and_with_its_agents_in_another_order() {
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let tour = readme.split("\n## The tour\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let tour = section("The tour");
     let blocks = tour.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap());
     let blocks = blocks.collect::<Vec<_>>();
     let script = blocks.join("\n");
