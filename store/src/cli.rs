@@ -154,6 +154,9 @@ enum Command {
         /// Also where no version was active then, and all hosts stop what they run
         #[arg(long)]
         force: bool,
+        /// Then follow the roll, as set does
+        #[arg(long)]
+        wait: bool,
         #[command(flatten)]
         message: Message,
     },
@@ -167,6 +170,9 @@ enum Command {
         app: AppName,
         /// Such as dev
         cluster: ClusterName,
+        /// Then follow the roll, as set does
+        #[arg(long)]
+        wait: bool,
         #[command(flatten)]
         message: Message,
     },
@@ -445,16 +451,17 @@ async fn run_in(store: &Store, command: Command, json: bool) -> Result<Outcome> 
         }
         Command::Rm { keys, force, message } => rm::run(store, keys, force, &message, json).await,
         Command::Set { app, cluster, versions, force, wait, message } => {
-            let outcome = set::run(store, (&app, &cluster), &versions, force, &message, json).await?;
-            match versions.iter().find_map(set::Assignment::activated) {
-                Some(version) if wait && outcome == Outcome::Done => roll::follow(store, &app, &cluster, version).await,
-                Some(_) | None => Ok(outcome),
-            }
+            let written = set::run(store, (&app, &cluster), &versions, force, &message, json).await?;
+            roll::follow_if(wait, store, (&app, &cluster), written).await
         }
-        Command::Rollback { app, cluster, number, force, message } => {
-            rollback::run(store, &app, &cluster, number, force, &message, json).await
+        Command::Rollback { app, cluster, number, force, wait, message } => {
+            let written = rollback::run(store, &app, &cluster, number, force, &message, json).await?;
+            roll::follow_if(wait, store, (&app, &cluster), written).await
         }
-        Command::Restart { app, cluster, message } => restart::run(store, &app, &cluster, &message, json).await,
+        Command::Restart { app, cluster, wait, message } => {
+            let written = restart::run(store, &app, &cluster, &message, json).await?;
+            roll::follow_if(wait, store, (&app, &cluster), written).await
+        }
         Command::Hold { node, app, message } => {
             flag::one(store, (&node, &app), (Flag::Hold, true), &message, json).await
         }

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::document::{in_a_line, shortened};
 use crate::{AppName, ClusterName, Document, Key, NodeName, Prefix, Version};
@@ -50,6 +52,9 @@ pub struct AppReport {
     /// What is there: of pp-preparer the installs, of pp-setlive the version that runs.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub there: BTreeSet<Version>,
+    /// What the version that runs was started with: see [`configuration`]. Of pp-setlive alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
     /// The last lines that a version logged that would not start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
@@ -69,6 +74,12 @@ pub enum State {
     Held,
     /// Tried again and again.
     Failing,
+}
+
+/// Names what a version is started with: eight digits, by which another configuration is told and none is found out.
+pub fn configuration(user_config: &Map<String, Value>, restart: Option<&str>) -> String {
+    let text = serde_json::to_vec(&(user_config, restart)).expect("its keys are strings");
+    format!("{:x}", Sha256::digest(text))[..8].to_owned()
 }
 
 /// `reality/`, under which all reports are.
@@ -160,6 +171,7 @@ mod tests {
             reason: Some(reason.to_owned()),
             wanted: BTreeSet::from(["2".parse().unwrap()]),
             there: BTreeSet::from(["1".parse().unwrap()]),
+            configuration: None,
             log: log.to_vec(),
         }
     }
@@ -213,6 +225,21 @@ mod tests {
         many.apps.extend((0..5000).map(|n| (format!("well{n}").parse().unwrap(), converged.clone())));
         let told = read(many.bytes());
         assert!(told.apps.len() >= 2000 && told.apps.keys().all(|app| app.as_str().starts_with("app")));
+    }
+
+    #[test]
+    fn another_user_config_and_another_restart_are_another_configuration() {
+        let of = |user_config: Value, restart| configuration(user_config.as_object().unwrap(), restart);
+        let names = [
+            of(serde_json::json!({}), None),
+            of(serde_json::json!({"port": 80}), None),
+            of(serde_json::json!({"port": 81}), None),
+            of(serde_json::json!({}), Some("now")),
+            of(serde_json::json!({}), Some("")),
+        ];
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 5, "{names:?}");
+        assert!(names.iter().all(|name| name.len() == 8));
+        assert_eq!(of(serde_json::json!({"a": 1, "b": 2}), None), of(serde_json::json!({"b": 2, "a": 1}), None));
     }
 
     #[test]

@@ -149,7 +149,8 @@ fn rollback_brings_back_the_version_and_all_that_was_with_it(place: &Place) {
         &["entry 6 has no active version, so that all hosts would stop"],
     );
     is(place, CONFIG, BY_HAND);
-    ok(place, &["rollback", "slug", "dev", "6", "--force"]);
+    // Of which there is nothing to follow.
+    ok(place, &["rollback", "slug", "dev", "6", "--force", "--wait"]);
     assert_eq!(rollback(&["5"]).0, 0);
 
     // What an editor wrote is not in the history: back to what pp-store wrote last.
@@ -184,7 +185,8 @@ fn restart_changes_the_nonce_and_no_other_byte(place: &Place) {
     assert!(status == 0 && out.starts_with("slug dev: 0.1 is started anew"), "{out}{err}");
     assert_ne!(json(place, &["get", CONFIG])["value"]["restart"], "before");
     place.write(CONFIG, br#"{"versions": {"1": "prep"}}"#);
-    fails(place, &restart, 1, &["clusters/slug/dev/config has no active version, so that there is nothing to restart"]);
+    let waiting = ["restart", "slug", "dev", "--wait"];
+    fails(place, &waiting, 1, &["clusters/slug/dev/config has no active version, so that there is nothing to restart"]);
 }
 
 fn hold_changes_the_flag_and_no_other_byte(place: &Place) {

@@ -255,6 +255,13 @@ fn a_roll_that_is_followed_ends_as_the_roll_does() {
     let back = site.ask(&["rollback", "slug", "dev"]);
     assert!(back.ok, "{}", back.log);
     site.says("slug dev: converged: 2 passes on 1 of 1 nodes");
+    // Of the same version: what passes already is not what is followed.
+    for command in ["restart", "rollback"] {
+        let before = site.host.pid();
+        let followed = site.ask(&[command, "slug", "dev", "--wait"]);
+        assert!(followed.ok && followed.log.contains("2 passes on every node of slug dev"), "{}", followed.log);
+        assert_ne!(site.host.pid(), before, "{command}");
+    }
 }
 
 #[test]

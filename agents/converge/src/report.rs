@@ -22,6 +22,8 @@ pub struct Versions {
     pub wanted: BTreeSet<Version>,
     /// That are there.
     pub there: BTreeSet<Version>,
+    /// What the one that runs was started with, by its [name](store::reality::configuration).
+    pub configuration: Option<String>,
     /// The last lines that one logged which would not start.
     pub log: Vec<String>,
 }
@@ -246,7 +248,8 @@ impl Entry {
     fn turn(&mut self, state: State, reason: Option<String>, now: &str) -> bool {
         let Some(report) = &mut self.report else {
             let (since, wanted, there) = (now.to_owned(), BTreeSet::new(), BTreeSet::new());
-            self.report = Some(AppReport { cluster: None, state, since, reason, wanted, there, log: Vec::new() });
+            let (cluster, configuration, log) = (None, None, Vec::new());
+            self.report = Some(AppReport { cluster, state, since, reason, wanted, there, configuration, log });
             self.is_first = true;
             return true;
         };
@@ -263,12 +266,13 @@ impl Entry {
 
     fn note(&mut self, versions: Versions) -> bool {
         let Some(report) = &mut self.report else { return false };
-        let Versions { wanted, there, mut log } = versions;
+        let Versions { wanted, there, configuration, mut log } = versions;
         if report.state == State::Converged {
             log.clear();
         }
-        let is_news = (&report.wanted, &report.there, &report.log) != (&wanted, &there, &log);
-        (report.wanted, report.there, report.log) = (wanted, there, log);
+        let is_news = (&report.wanted, &report.there, &report.configuration, &report.log)
+            != (&wanted, &there, &configuration, &log);
+        (report.wanted, report.there, report.configuration, report.log) = (wanted, there, configuration, log);
         is_news
     }
 }
@@ -298,7 +302,7 @@ mod tests {
 
     fn settled(ended: Ended) -> News {
         let (wanted, there) = (BTreeSet::from(["2".parse().unwrap()]), BTreeSet::from(["1".parse().unwrap()]));
-        News::Settled(name("a"), ended, Versions { wanted, there, log: vec!["no".to_owned()] })
+        News::Settled(name("a"), ended, Versions { wanted, there, configuration: None, log: vec!["no".to_owned()] })
     }
 
     fn begun() -> News {

@@ -88,7 +88,7 @@ impl Agent for Preparer {
             let wanted = app.versions().cloned().collect::<BTreeSet<_>>();
             let is_there = |version: &&Version| installed.contains(&install_name(&app.name, version));
             let there = wanted.iter().filter(is_there).cloned().collect();
-            Ok(Versions { wanted, there, log: Vec::new() })
+            Ok(Versions { wanted, there, ..Versions::default() })
         })
         .await
     }

@@ -38,6 +38,7 @@ use anyhow::{Context, Result};
 use converge::files;
 use converge::{Agent, Counter, Glance, Host, Outcome, Source, Task, Versions, Wanted, blocking};
 use store::intent::{App, NodeIntent, looks_gone};
+use store::reality::configuration;
 use store::{AppName, ClusterName, NodeName, Store, Version};
 use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit};
 use tokio::task::JoinHandle;
@@ -377,9 +378,11 @@ fn goal(app: &AppName, wanted: &Wanted) -> Goal {
 fn versions(active: Option<Version>, record: Option<Record>) -> Versions {
     let Some(record) = record else { return Versions { wanted: active.into_iter().collect(), ..Versions::default() } };
     let failures = record.failed.into_values().filter(|failure| Some(&failure.version) == active.as_ref());
-    let there = record.healthy.into_iter().map(|healthy| healthy.version).collect();
     let log = failures.map(|failure| failure.log).next_back().unwrap_or_default();
-    Versions { wanted: active.into_iter().collect(), there, log }
+    let started_with = |it: &Definition| configuration(&it.user_config, it.restart.as_deref());
+    let configuration = record.healthy.as_ref().map(started_with);
+    let there = record.healthy.into_iter().map(|healthy| healthy.version).collect();
+    Versions { wanted: active.into_iter().collect(), there, configuration, log }
 }
 
 impl Site {

@@ -23,7 +23,7 @@ pub(super) const EXAMPLES: &str = r#"Examples:
     pp-store rollback slug dev
 
   Start slug anew on all hosts of a cluster, as carefully as for a new version:
-    pp-store restart slug dev -m 'it has a new certificate'
+    pp-store restart slug dev --wait -m 'it has a new certificate'
 
   Work on slug on web1 by hand:
     pp-store hold web1 slug -m 'looking at its memory'

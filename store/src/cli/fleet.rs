@@ -63,6 +63,7 @@ mod tests {
             prepared: true,
             live: true,
             healthy: true,
+            arrived: true,
             drained: false,
             obstacle: Some(Obstacle {
                 trouble: *trouble,

@@ -7,6 +7,7 @@ use store::{AppName, ClusterName, Store};
 use time::OffsetDateTime;
 
 use super::age::stamp;
+use super::roll::Written;
 use super::write::{Message, Writer};
 use super::{Outcome, edit, note, print_json, print_lines};
 
@@ -16,7 +17,7 @@ pub(super) async fn run(
     cluster: &ClusterName,
     message: &Message,
     in_json: bool,
-) -> Result<Outcome> {
+) -> Result<Written> {
     let intent = IntentKey::Config(app.clone(), cluster.clone());
     let key = intent.key();
     let at = stamp(OffsetDateTime::now_utc());
@@ -36,16 +37,16 @@ pub(super) async fn run(
     });
     let Some(done) = changed.await? else {
         note(&format!("nothing was written: others changed {key} each time; try again"));
-        return Ok(Outcome::Lost);
+        return Ok((Outcome::Lost, None));
     };
     let Some(active) = done else {
         note(&format!("there is no {key}"));
-        return Ok(Outcome::Absent);
+        return Ok((Outcome::Absent, None));
     };
     if in_json {
         print_json(&json!({"key": key.as_str(), "restart": at}))?;
     } else {
         print_lines([format!("{app} {cluster}: {active} is started anew, as min_nodes lets it ({at})")])?;
     }
-    Ok(Outcome::Done)
+    Ok((Outcome::Done, Some(active)))
 }

@@ -28,17 +28,33 @@ enum Progress {
     /// It does not go on by itself.
     Failed(String),
     Going {
-        healthy: usize,
+        arrived: usize,
         nodes: usize,
         reason: String,
     },
+}
+
+/// A command that has written what is to run: how it ended, and the version that is active since.
+pub(super) type Written = (Outcome, Option<Version>);
+
+/// What `--wait` does after that, where there is anything to follow.
+pub(super) async fn follow_if(
+    wait: bool,
+    store: &Store,
+    (app, cluster): (&AppName, &ClusterName),
+    (outcome, active): Written,
+) -> Result<Outcome> {
+    match active {
+        Some(version) if wait && outcome == Outcome::Done => follow(store, app, cluster, &version).await,
+        Some(_) | None => Ok(outcome),
+    }
 }
 
 /// Until `version` passes on each node of the cluster.
 ///
 /// # Errors
 /// When it has failed, or intent no longer wants it.
-pub(super) async fn follow(store: &Store, app: &AppName, cluster: &ClusterName, version: &Version) -> Result<Outcome> {
+async fn follow(store: &Store, app: &AppName, cluster: &ClusterName, version: &Version) -> Result<Outcome> {
     let which = Which { app: Some(app.clone()), cluster: Some(cluster.clone()), node: None };
     let (is_terminal, mut said) = (stderr().is_terminal(), String::new());
     loop {
@@ -53,9 +69,9 @@ pub(super) async fn follow(store: &Store, app: &AppName, cluster: &ClusterName, 
                     end_line(is_terminal);
                     bail!("{app} {cluster}: {reason}");
                 }
-                Some(Progress::Going { healthy, nodes, reason }) => {
-                    let bar = if is_terminal { bar(healthy, nodes) } else { String::new() };
-                    format!("{bar}{version} passes on {healthy} of {nodes} nodes: {reason}")
+                Some(Progress::Going { arrived, nodes, reason }) => {
+                    let bar = if is_terminal { bar(arrived, nodes) } else { String::new() };
+                    format!("{bar}{version} passes on {arrived} of {nodes} nodes: {reason}")
                 }
                 None => format!("{app} {cluster} is not there"),
             },
@@ -92,8 +108,8 @@ fn progress(of: &Deployment, version: &Version) -> Progress {
         return Progress::Failed(format!("{version} is not the active version any more: {wanted} is"));
     }
     // Whatever else is the matter with a node, a version that is only to be at hand say, this is not waited for.
-    let (healthy, nodes) = (of.count(|node| node.healthy), of.count(|node| !node.drained));
-    if healthy == nodes {
+    let (arrived, nodes) = (of.count(|node| node.arrived), of.count(|node| !node.drained));
+    if arrived == nodes {
         return Progress::Done;
     }
     let has =
@@ -110,7 +126,7 @@ fn progress(of: &Deployment, version: &Version) -> Progress {
     let reason = of.obstacle().map_or("not everybody has registered yet".to_owned(), |(node, obstacle)| {
         format!("{}: {}", node.name, obstacle.says)
     });
-    Progress::Going { healthy, nodes, reason }
+    Progress::Going { arrived, nodes, reason }
 }
 
 /// `[########----------------] `.
@@ -131,7 +147,8 @@ mod tests {
             name: format!("web{number}").parse().unwrap(),
             prepared: true,
             live: true,
-            healthy: obstacle.is_none(),
+            healthy: true,
+            arrived: obstacle.is_none(),
             drained: false,
             obstacle: obstacle.map(|(trouble, says)| Obstacle {
                 trouble,
@@ -157,20 +174,20 @@ mod tests {
         assert_eq!(progress(&of(&[None, None], &none), &two), Progress::Done);
         let waits = [None, Some((Trouble::Waiting, "pp-setlive waits: min 1")), Some((Trouble::Unseen, "yet to see"))];
         let reason = "web1: pp-setlive waits: min 1".to_owned();
-        assert_eq!(progress(&of(&waits, &none), &two), Progress::Going { healthy: 1, nodes: 3, reason });
+        assert_eq!(progress(&of(&waits, &none), &two), Progress::Going { arrived: 1, nodes: 3, reason });
         let failed = serde_json::json!({"rev": 1, "failed": {"d2": {
             "version": "2", "node": "web0", "reason": "503", "at": "2026-11-22T03:14:08Z", "log": ["a", "b"]}}});
         let stopped = [Some((Trouble::Failing, "pp-setlive fails: 503")), Some((Trouble::Waiting, "for web0"))];
         let says = "2 failed on web0: 503; it logged: b".to_owned();
         assert_eq!(progress(&of(&stopped, &failed), &two), Progress::Failed(says));
         // What failed was another configuration of it, and this one is on its way or there.
-        assert!(matches!(progress(&of(&waits, &failed), &two), Progress::Going { healthy: 1, nodes: 3, .. }));
+        assert!(matches!(progress(&of(&waits, &failed), &two), Progress::Going { arrived: 1, nodes: 3, .. }));
         assert_eq!(progress(&of(&[None, None], &failed), &two), Progress::Done);
         let mut drained = of(&[None, Some((Trouble::Held, "drained"))], &none);
         (drained.nodes[1].drained, drained.nodes[1].obstacle) = (true, None);
         assert_eq!(progress(&drained, &two), Progress::Done);
         let mut beside = of(&[Some((Trouble::Failing, "pp-preparer fails: no 3"))], &none);
-        beside.nodes[0].healthy = true;
+        beside.nodes[0].arrived = true;
         assert_eq!(progress(&beside, &two), Progress::Done);
         let gone = "3 is not the active version any more: 2 is".to_owned();
         assert_eq!(progress(&of(&[None], &none), &"3".parse().unwrap()), Progress::Failed(gone));

@@ -10,6 +10,7 @@ use store::{AppName, ClusterName, Key, Store};
 
 use super::change::{Action, Change};
 use super::log::{History, what};
+use super::roll::Written;
 use super::write::{Message, TRIES, Writer};
 use super::{Outcome, note, print_json, print_lines};
 
@@ -21,7 +22,7 @@ pub(super) async fn run(
     force: bool,
     message: &Message,
     in_json: bool,
-) -> Result<Outcome> {
+) -> Result<Written> {
     let intent = IntentKey::Config(app.clone(), cluster.clone());
     let key = intent.key();
     for _ in 0..TRIES {
@@ -38,6 +39,7 @@ pub(super) async fn run(
              min_nodes says; give --force, or the number of another entry",
             chosen.number
         );
+        let active = Config::parse(&to).ok().and_then(|config| config.active().ok()?.cloned());
         let is_so = chosen.entry.is == now;
         let action =
             found.map_or_else(|| Action::Create { to: to.clone() }, |from| Action::Replace { from, to: to.clone() });
@@ -54,10 +56,10 @@ pub(super) async fn run(
         if is_so {
             note(&format!("nothing to do: {key} is as entry {} has it", chosen.number));
         }
-        return Ok(Outcome::Done);
+        return Ok((Outcome::Done, active));
     }
     note(&format!("nothing was written: others changed {key} each time; try again"));
-    Ok(Outcome::Lost)
+    Ok((Outcome::Lost, None))
 }
 
 /// Whether a version is active before, and none after.

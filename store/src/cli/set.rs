@@ -12,6 +12,7 @@ use store::schema::{Config, IntentKey, Parse, Status};
 use store::{AppName, ClusterName, Document, Key, Store, Version};
 
 use super::prepared::Prepared;
+use super::roll::Written;
 use super::write::{Message, Writer};
 use super::{Outcome, edit, note, print_json, print_lines};
 
@@ -25,7 +26,7 @@ pub(super) struct Assignment {
 
 impl Assignment {
     /// The version that is to be the active one.
-    pub(super) fn activated(&self) -> Option<&Version> {
+    fn activated(&self) -> Option<&Version> {
         (self.status == Some(Status::Active)).then_some(&self.version)
     }
 }
@@ -54,7 +55,7 @@ pub(super) async fn run(
     force: bool,
     message: &Message,
     in_json: bool,
-) -> Result<Outcome> {
+) -> Result<Written> {
     let intent = IntentKey::Config(app.clone(), cluster.clone());
     let key = intent.key();
     let mut writer = Writer::new(store, message);
@@ -77,11 +78,11 @@ pub(super) async fn run(
     });
     let Some(done) = changed.await? else {
         note(&format!("nothing was written: others changed {key} each time; try again"));
-        return Ok(Outcome::Lost);
+        return Ok((Outcome::Lost, None));
     };
     let Some((changes, versions)) = done else {
         note(&format!("there is no {key}; pp-store put writes one"));
-        return Ok(Outcome::Absent);
+        return Ok((Outcome::Absent, None));
     };
     if in_json {
         print_json(&json!({"key": key.as_str(), "written": !changes.is_empty(), "versions": versions}))?;
@@ -93,7 +94,8 @@ pub(super) async fn run(
     if changes.is_empty() {
         note(&format!("nothing to do: {key} says so already"));
     }
-    Ok(Outcome::Done)
+    let activated = assignments.iter().find_map(Assignment::activated).cloned();
+    Ok((Outcome::Done, activated))
 }
 
 /// What makes `config` say what is asked for. Who is active no more stays at hand, unless something else is said of it.

@@ -98,7 +98,7 @@ fn json_of(of: &Deployment, now: OffsetDateTime) -> Value {
 }
 
 pub(super) fn node_json(node: &Node) -> Value {
-    let Node { name, prepared, live, healthy, drained, obstacle } = node;
+    let Node { name, prepared, live, healthy, arrived: _, drained, obstacle } = node;
     json!({
         "node": name, "prepared": prepared, "live": live, "healthy": healthy, "drained": drained,
         "state": obstacle.as_ref().map_or("converged".to_owned(), |it| it.trouble.to_string()),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use store::intent::{App, Invalid};
-use store::reality::{AppReport, Report, State};
+use store::reality::{AppReport, Report, State, configuration};
 use store::{AppName, Life, NodeName, Registered, Version};
 
 pub(in super::super) const PREPARER: &str = "pp-preparer";
@@ -22,6 +22,8 @@ pub(in super::super) struct Node {
     pub(in super::super) live: bool,
     /// Clients are sent to it.
     pub(in super::super) healthy: bool,
+    /// Clients are sent to just what is wanted: also its configuration is.
+    pub(in super::super) arrived: bool,
     /// Nothing is to run here for now.
     pub(in super::super) drained: bool,
     /// `None` when all is as intent wants it.
@@ -87,11 +89,14 @@ pub(in super::super) struct Seen<'a> {
 impl Seen<'_> {
     pub(in super::super) fn node(&self) -> Node {
         let passes = |it: &Registered| it.passing && Some(&it.version) == self.active();
+        let healthy = self.instance.is_ok_and(|it| it.is_some_and(passes));
+        let runs_it = |said: &AppReport| self.intent.as_ref().is_ok_and(|app| has_configuration(said, app));
         Node {
             name: self.node.clone(),
             prepared: self.has(PREPARER),
             live: self.has(SETLIVE),
-            healthy: self.instance.is_ok_and(|it| it.is_some_and(passes)),
+            healthy,
+            arrived: healthy && self.has(SETLIVE) && self.said(SETLIVE).is_some_and(runs_it),
             drained: self.intent.as_ref().is_ok_and(|app| app.drain),
             obstacle: self.obstacle(),
         }
@@ -231,12 +236,21 @@ fn is_of_now(agent: &str, said: &AppReport, app: &App) -> bool {
     if said.state == State::Converging {
         return true;
     }
+    if said.state == State::Converged && running(app).is_some() && !has_configuration(said, app) {
+        return false;
+    }
     let is_cluster = said.cluster.as_ref() == Some(&app.cluster);
     let is_wanted = match agent {
         PREPARER => app.versions().all(|version| said.wanted.contains(version)),
         _ => said.wanted.iter().eq(running(app)),
     };
     is_cluster && is_wanted
+}
+
+/// Whether what runs was started with what intent says now; an agent that does not tell is taken at its word.
+fn has_configuration(said: &AppReport, app: &App) -> bool {
+    let now = configuration(&app.user_config, app.restart.as_deref());
+    said.configuration.as_ref().is_none_or(|it| *it == now)
 }
 
 fn dead(agent: &str, node: &NodeName) -> String {
@@ -452,6 +466,21 @@ mod tests {
             change(&mut host);
             assert_eq!(host.obstacle(), Some((trouble, says.to_owned())));
         }
+    }
+
+    #[test]
+    fn what_passes_with_another_configuration_has_not_arrived() {
+        let mut host = Host::new();
+        assert!(host.node().arrived, "an agent from before there was that does not tell");
+        let name = |restart| configuration(&serde_json::Map::new(), restart);
+        for (told, arrived) in [(name(None), true), (name(Some("now")), false)] {
+            host.says(SETLIVE, json!({"state": "converged", "wanted": ["2"], "there": ["2"], "configuration": told}));
+            let node = host.node();
+            assert_eq!((node.healthy, node.arrived), (true, arrived));
+            assert_eq!(node.obstacle.map(|it| it.trouble), (!arrived).then_some(Trouble::Unseen));
+        }
+        host.reports.remove(SETLIVE);
+        assert!(host.node().healthy && !host.node().arrived);
     }
 
     #[test]
