@@ -515,9 +515,13 @@ fn print_diffs(changes: &[Change], sides: &Sides) -> Result<()> {
 
 fn print_to_whoever_listens(text: &str) -> Result<()> {
     match print(text.as_bytes()) {
-        Err(error) if crate::is_closed_pipe(&error) => Ok(()),
+        Err(error) if is_closed_pipe(&error) => Ok(()),
         printed => printed,
     }
+}
+
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// A line in which nothing moves a terminal's cursor: keys and documents may be anybody's.

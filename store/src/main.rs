@@ -19,7 +19,7 @@ async fn main() -> ExitCode {
     match cli::run(Args::parse()).await {
         Ok(outcome) => exit_code(outcome),
         // Whoever read our output has seen enough: `pp-store ls | head -1`.
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if cli::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "pp-store: {}", cli::legible(&format!("{error:#}")));
             ExitCode::from(1)
@@ -35,8 +35,4 @@ fn exit_code(outcome: Outcome) -> ExitCode {
         Outcome::Suspicious | Outcome::ToDo => ExitCode::from(2),
         Outcome::Lost => ExitCode::from(3),
     }
-}
-
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

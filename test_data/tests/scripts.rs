@@ -1,4 +1,5 @@
-//! The scripts beside the fixtures: the fake `sv`, and `make-artifacts`, which has to agree with [`Repo`].
+//! The scripts beside the fixtures: the fake `sv`, and `make-artifacts`, which has to agree with [`Repo`]; and what
+//! `kickstart/pack` puts into the platform's artifact for people: manual pages and completions.
 
 use std::fs;
 use std::path::Path;
@@ -69,6 +70,56 @@ fn what_make_artifacts_makes_is_what_the_fixtures_make() {
         assert_eq!(differences(&one, &other), [""; 0], "{version}");
         assert!(one.contains_key(Path::new("bin/slug")));
     }
+}
+
+#[test]
+fn manual_pages_and_completions_are_of_every_command_and_shells_and_man_read_them() {
+    let scratch = Scratch::new();
+    let share = scratch.path().join("share");
+    for example in ["examples/manual", "examples/manuals"] {
+        let written = Command::new(bin(example)).arg(&share).output().unwrap();
+        assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
+    }
+
+    let help = Command::new(bin("pp-store")).arg("-h").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let listed = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap().lines();
+    let commands = listed.map(|line| line.split_whitespace().next().unwrap()).filter(|name| *name != "help");
+    let commands = commands.collect::<Vec<_>>();
+    assert!(commands.contains(&"undrain") && commands.len() > 15, "{commands:?}");
+
+    let text = |path: &str| fs::read_to_string(share.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    for completions in ["bash-completion/completions/pp-store", "zsh/site-functions/_pp-store"] {
+        assert!(commands.iter().all(|name| text(completions).contains(name)), "{completions}");
+    }
+    let fish = text("fish/vendor_completions.d/pp-store.fish");
+    assert!(commands.iter().all(|name| fish.contains(&format!("-a \"{name}\""))), "{fish}");
+
+    let of_all = text("man/man1/pp-store.1");
+    let agents = ["pp-iptables", "pp-preparer", "pp-setlive", "pt-direct", "pp-store"].map(str::to_owned);
+    for page in agents.into_iter().chain(commands.iter().map(|name| format!("pp-store-{name}"))) {
+        let path = format!("man/man1/{page}.1");
+        let in_roff = page.replace('-', "\\-");
+        assert!(text(&path).contains(&format!("\n.SH NAME\n{in_roff} \\- ")), "{page}: {}", text(&path));
+        let is_listed = of_all.contains(&format!("{in_roff}(1)"));
+        assert_eq!(is_listed, page.starts_with("pp-store-"), "{page}: {of_all}");
+        // Not every machine has it; kickstart/setup is for what runs.
+        let man =
+            Command::new("man").args(["--warnings", "-l"]).arg(share.join(&path)).env("LC_ALL", "C.UTF-8").output();
+        let Ok(man) = man else { continue };
+        let shown = String::from_utf8(man.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+        let said = String::from_utf8_lossy(&man.stderr);
+        assert!(shown.contains(&format!("{page} - ")) && shown.contains("--help"), "{page}: {shown}{said}");
+        assert_eq!(said, "", "{page}");
+    }
+
+    let completed = Command::new("bash")
+        .args(["-euc", "source \"$0\"; COMP_WORDS=(pp-store dr); COMP_CWORD=1; _pp__store pp-store dr pp-store; echo \"${COMPREPLY[@]}\""])
+        .arg(share.join("bash-completion/completions/pp-store"))
+        .output()
+        .unwrap();
+    let (completed, said) = (String::from_utf8_lossy(&completed.stdout), String::from_utf8_lossy(&completed.stderr));
+    assert_eq!((&*completed, &*said), ("drain\n", ""));
 }
 
 fn unpacked(scratch: &Scratch, artifact: &Path) -> Tree {

@@ -11,6 +11,7 @@
 
 mod agent;
 mod authority;
+mod cli;
 mod command;
 mod decide;
 mod end;
@@ -22,6 +23,7 @@ mod said;
 mod table;
 
 pub use agent::PacketFilter;
+pub use cli::Cli;
 pub use end::Kept;
 pub use filter::Filter;
 pub use kernel::Variant;

@@ -15,6 +15,7 @@
 
 mod agent;
 mod attempt;
+mod cli;
 mod decide;
 mod fetch;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod unpack;
 mod verify;
 
 pub use agent::Preparer;
+pub use cli::Cli;
 pub use prune::Keep;
 pub use sources::Sources;
 pub use unpack::{Allowed, Unpacked, unpack};

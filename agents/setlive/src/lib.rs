@@ -8,6 +8,7 @@
 
 mod act;
 mod attempt;
+mod cli;
 mod data;
 mod decide;
 mod definition;
@@ -44,6 +45,7 @@ use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit};
 use tokio::task::JoinHandle;
 use tracing::debug;
 
+pub use cli::Cli;
 pub use finish::finish;
 
 use act::{REPLACEMENTS, REVERTS, inquiry};

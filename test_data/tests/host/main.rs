@@ -204,6 +204,9 @@ fn what_is_packed_depends_on_nothing_but_its_content() {
             fs::write(dir.join(program), format!("#!/bin/sh\n{text}\n")).unwrap();
             fs::set_permissions(dir.join(program), Permissions::from_mode(mode)).unwrap();
         }
+        fs::create_dir_all(dir.join("share/man/man1")).unwrap();
+        fs::write(dir.join("share/man/man1/pp-store.1"), text).unwrap();
+        fs::set_permissions(dir.join("share/man/man1/pp-store.1"), Permissions::from_mode(mode)).unwrap();
         dir
     };
     let repo = |name: &str| scratch.path().join(name);
@@ -221,7 +224,8 @@ fn what_is_packed_depends_on_nothing_but_its_content() {
     let files = listed.lines().filter(|line| !line.ends_with('/')).map(str::to_owned).collect::<Vec<_>>();
     let programs = PROGRAMS.map(|program| format!("bin/{program}"));
     let ours = ["kickstart/host".to_owned(), "kickstart/setup".to_owned()];
-    assert_eq!(files, [&agents[..], &programs[..], &ours[..]].concat());
+    let pages = ["share/man/man1/pp-store.1".to_owned()];
+    assert_eq!(files, [&agents[..], &programs[..], &ours[..], &pages[..]].concat());
 }
 
 #[test]
