@@ -73,7 +73,7 @@ fn what_make_artifacts_makes_is_what_the_fixtures_make() {
 }
 
 #[test]
-fn manual_pages_and_completions_are_of_every_command_and_shells_and_man_read_them() {
+fn manual_pages_and_completions_are_of_every_command_and_bash_reads_them() {
     let scratch = Scratch::new();
     let share = scratch.path().join("share");
     for example in ["examples/manual", "examples/manuals"] {
@@ -103,14 +103,6 @@ fn manual_pages_and_completions_are_of_every_command_and_shells_and_man_read_the
         assert!(text(&path).contains(&format!("\n.SH NAME\n{in_roff} \\- ")), "{page}: {}", text(&path));
         let is_listed = of_all.contains(&format!("{in_roff}(1)"));
         assert_eq!(is_listed, page.starts_with("pp-store-"), "{page}: {of_all}");
-        // Not every machine has it; kickstart/setup is for what runs.
-        let man =
-            Command::new("man").args(["--warnings", "-l"]).arg(share.join(&path)).env("LC_ALL", "C.UTF-8").output();
-        let Ok(man) = man else { continue };
-        let shown = String::from_utf8(man.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
-        let said = String::from_utf8_lossy(&man.stderr);
-        assert!(shown.contains(&format!("{page} - ")) && shown.contains("--help"), "{page}: {shown}{said}");
-        assert_eq!(said, "", "{page}");
     }
 
     let completed = Command::new("bash")
