@@ -73,20 +73,28 @@ RUST_LOG=debug logs what it decides, too.";
 /// 0 after `--once` when nothing failed, and after `--plan` when nothing is to be done; 1 when something failed; 2 after `--plan`
 /// when something is to be done; 128 + the signal's number when stopped by one.
 pub fn main<A: Agent>(args: &Args, make: impl FnOnce(&Host) -> Result<A>) -> ExitCode {
-    start(
-        &args.run,
-        Source::Store,
-        || open(args),
-        async |host| {
-            let mark = args.mark.as_deref().and_then(|path| {
-                // It is for others: an agent does without.
-                let made = Mark::new(path, &host.node, &args.store_name());
-                made.inspect_err(|error| tracing::error!("{error:#}; no mark is left of the first pass")).ok()
-            });
-            let metrics = args.metrics.as_deref().map(|path| Metrics::new(path, A::NAME, A::COUNTERS));
-            run(&args.run, &host, make, (mark, metrics)).await
-        },
-    )
+    start(&args.run, Source::Store, || open(args), async |host| follow(args, &host, make, SignsOfLife::Given).await)
+}
+
+/// As [`main`], in a process that is more than this agent, as one that poses as many hosts: the log, the signals and what
+/// they end, the umask and the leave that an agent takes are that process's own affair, and so is whether the agent
+/// is said to be alive. Runs within a [`LocalSet`], and ends when that is dropped.
+///
+/// # Errors
+/// When there is nothing to follow, or `make` fails.
+pub async fn within<A: Agent>(
+    args: &Args,
+    signs: SignsOfLife,
+    make: impl FnOnce(&Host) -> Result<A>,
+) -> Result<ExitCode> {
+    follow(args, &host(&args.run, Source::Store, || open(args))?, make, signs).await
+}
+
+/// Whether an agent says that it is alive: to Consul's own agent on its host. What poses as many hosts has only one of those.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignsOfLife {
+    Given,
+    Withheld,
 }
 
 /// As [`main`], for any source of intent: `open` tells this node's name, and what to read.
@@ -96,12 +104,27 @@ pub fn main_on<A: Agent>(
     open: impl FnOnce() -> Result<(NodeName, Store)>,
     make: impl FnOnce(&Host) -> Result<A>,
 ) -> ExitCode {
-    start(args, source, open, async |host| run(args, &host, make, (None, None)).await)
+    start(args, source, open, async |host| run(args, &host, make, (None, None), SignsOfLife::Given).await)
 }
 
 /// As [`main`], for something else that a process does with a store than to be an agent.
 pub fn main_of(args: &Args, work: impl AsyncFnOnce(Host) -> Result<ExitCode>) -> ExitCode {
     start(&args.run, Source::Store, || open(args), work)
+}
+
+async fn follow<A: Agent>(
+    args: &Args,
+    host: &Host,
+    make: impl FnOnce(&Host) -> Result<A>,
+    signs: SignsOfLife,
+) -> Result<ExitCode> {
+    let mark = args.mark.as_deref().and_then(|path| {
+        // It is for others: an agent does without.
+        let made = Mark::new(path, &host.node, &args.store_name());
+        made.inspect_err(|error| tracing::error!("{error:#}; no mark is left of the first pass")).ok()
+    });
+    let metrics = args.metrics.as_deref().map(|path| Metrics::new(path, A::NAME, A::COUNTERS));
+    run(&args.run, host, make, (mark, metrics), signs).await
 }
 
 fn open(args: &Args) -> Result<(NodeName, Store)> {
@@ -117,15 +140,7 @@ fn start(
     log::start(args.log_format);
     // Whatever shell this was started from: the directories that lead to an app are for its user to read.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let host = open().map(|(node, store)| Host {
-        node,
-        store,
-        source,
-        read_only: args.plan,
-        permits: Permits::new(args.parallel),
-        life: Arc::default(),
-    });
-    match host.and_then(|host| until_stopped(work(host.clone()), host.say_gone())) {
+    match host(args, source, open).and_then(|host| until_stopped(work(host.clone()), host.say_gone())) {
         Ok(status) => status,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -134,11 +149,18 @@ fn start(
     }
 }
 
+fn host(args: &RunArgs, source: Source, open: impl FnOnce() -> Result<(NodeName, Store)>) -> Result<Host> {
+    let (node, store) = open()?;
+    let permits = Permits::new(args.parallel);
+    Ok(Host { node, store, source, read_only: args.plan, permits, life: Arc::default() })
+}
+
 async fn run<A: Agent>(
     args: &RunArgs,
     host: &Host,
     make: impl FnOnce(&Host) -> Result<A>,
     (mark, metrics): (Option<Mark>, Option<Metrics>),
+    signs: SignsOfLife,
 ) -> Result<ExitCode> {
     let agent = Rc::new(make(host)?);
     if args.plan {
@@ -149,7 +171,7 @@ async fn run<A: Agent>(
         let intents = watch::intents(host);
         let said = (mark, Reporter::new::<A>(host, metrics));
         let converging = schedule::keep_converging(agent, host.clone(), intents, args.interval, said);
-        if !host.is_told() {
+        if !host.is_told() || signs == SignsOfLife::Withheld {
             return Ok(converging.await);
         }
         tokio::select! {
