@@ -93,6 +93,48 @@ async fn an_agent_that_is_woken_often_leaves_connections_for_others() {
 }
 
 #[tokio::test]
+async fn a_change_of_an_app_costs_a_node_that_runs_it_four_requests_and_another_none() {
+    let place = Place::consul();
+    let (consul, store) = (place.consul.as_ref().unwrap(), place.store());
+    add_clusters(consul, 2);
+    let [one, both] = [1, 2].map(|apps| watch(consul, add_node(consul, apps)));
+    // Two reads, and for each prefix a query that is answered at once, and one that waits.
+    asked(&one, 2 + 2 * 2).await;
+    asked(&both, 2 + 3 * 2).await;
+    let change = async |app: &str| put(&store, &format!("clusters/{app}/dev/config"), r#"{"versions": {}}"#).await;
+    change("app1").await;
+    asked(&both, 8 + 4).await;
+    // Who was woken by the one change has asked more than who was by the other.
+    change("app0").await;
+    asked(&both, 8 + 4 + 4).await;
+    asked(&one, 6 + 4).await;
+}
+
+/// Follows a node's intent, as an agent does; all that it asks goes this way.
+fn watch(consul: &Consul, node: NodeName) -> Proxy {
+    let proxy = Proxy::start(consul.addr());
+    let store = Store::open(Some(&proxy.url())).unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (_, token) = intent::read(&store, &node).await.unwrap();
+            store.wait(&token).await.unwrap();
+        }
+    });
+    proxy
+}
+
+/// So many requests in all, and no more.
+async fn asked(proxy: &Proxy, requests: u64) {
+    let all = async {
+        while proxy.requests() < requests {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    soon(all).await;
+    assert_eq!(proxy.requests(), requests, "{:#?}", proxy.request_lines());
+}
+
+#[tokio::test]
 async fn a_wait_that_nothing_ends_asks_for_little() {
     let place = Place::consul();
     let proxy = Proxy::start(place.consul.as_ref().unwrap().addr());
