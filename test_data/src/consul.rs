@@ -46,7 +46,12 @@ impl Consul {
 
     /// As operators run one: for what is measured. It takes a second longer, and keeps its keys over a restart.
     pub fn start_server(scratch: &Scratch) -> Self {
-        Self::start_in(Mode::Server, scratch, "{}")
+        Self::start_server_with(scratch, "{}")
+    }
+
+    /// The same, with more configuration, as [`Consul::start_with`] takes it.
+    pub fn start_server_with(scratch: &Scratch, config_json: &str) -> Self {
+        Self::start_in(Mode::Server, scratch, config_json)
     }
 
     /// With more configuration, as Consul reads it from a JSON file. Our own requests use its `acl.tokens.master`.
@@ -81,6 +86,11 @@ impl Consul {
     /// As `--store` takes it.
     pub fn url(&self) -> String {
         format!("consul://{}", self.addr())
+    }
+
+    /// Its process, which a restart makes another.
+    pub fn pid(&self) -> u32 {
+        self.child().id()
     }
 
     /// One request, with the master token if there is one: status and body.

@@ -4,7 +4,7 @@
 
 /// Reads a client's half of a connection, however it is cut into pieces.
 #[derive(Debug, Default)]
-pub(crate) struct Requests {
+pub struct Requests {
     /// The beginning of a head of which the rest is still to come.
     head: Vec<u8>,
     /// What is still to come of the current request's body.
@@ -13,15 +13,16 @@ pub(crate) struct Requests {
 
 /// What a piece completed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// The request line of each head that ended in this piece.
-    pub(crate) lines: Vec<String>,
+    pub lines: Vec<String>,
     /// How many requests ended in this piece, body and all.
-    pub(crate) complete: usize,
+    pub complete: usize,
 }
 
 impl Requests {
-    pub(crate) fn feed(&mut self, piece: &[u8]) -> Seen {
+    /// Takes the next piece.
+    pub fn feed(&mut self, piece: &[u8]) -> Seen {
         let mut seen = Seen::default();
         for byte in piece {
             if self.body > 0 {

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fixtures::{Host, Proxy, SOON, bin, eventually, median};
+use fixtures::{Host, Proxy, SOON, bin, cpu_seconds, eventually, median};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{AGENTS, load};
@@ -17,8 +17,6 @@ const LONG: Duration = Duration::from_secs(60);
 const STARTS: usize = 9;
 /// So long nothing but what goes on for ever is asked of the store before it is looked at.
 const QUIET: Duration = Duration::from_secs(10);
-/// Of the kernel's clock in /proc, in a second: `getconf CLK_TCK` on every Linux.
-const TICKS: f64 = 100.0;
 
 const MOST_PERCENT: f64 = 0.1;
 const MOST_MIB: f64 = 6.0;
@@ -44,19 +42,19 @@ pub(crate) fn run() {
         }
         (before.0.elapsed() > QUIET).then_some(())
     });
-    let began = running.each_ref().map(|(agent, proxy)| (agent.ticks(), proxy.requests()));
+    let began = running.each_ref().map(|(agent, proxy)| (agent.seconds(), proxy.requests()));
     thread::sleep(LONG);
     println!(
         "\n{:<12} {:>10} {:>9} {:>8} {:>7} {:>7} {:>8} {:>10} {:>9}",
         "agent", "of a core", "watches", "beats", "others", "writes", "memory", "first pass", "program"
     );
     let mut targets = Vec::new();
-    for (((name, _), (agent, proxy)), ((ticks, requests), start)) in
+    for (((name, _), (agent, proxy)), ((seconds, requests), start)) in
         AGENTS.iter().zip(&mut running).zip(began.into_iter().zip(starts))
     {
         let asked = proxy.request_lines().split_off(usize::try_from(requests).expect("they fit into memory"));
         let asked = Asked::of(&asked);
-        let percent = (agent.ticks() - ticks) / TICKS / LONG.as_secs_f64() * 100.0;
+        let percent = (agent.seconds() - seconds) / LONG.as_secs_f64() * 100.0;
         let (memory, program) = (agent.mebibytes(), size(&bin(name)));
         println!(
             "{name:<12} {percent:>8.3} % {:>9} {:>8} {:>7} {:>7} {memory:>4.1} MiB {start:>7.1} ms {program:>6.1} MB",
@@ -82,12 +80,9 @@ pub(crate) fn run() {
 struct Running(Child);
 
 impl Running {
-    /// What it has been on a core for, in ticks.
-    fn ticks(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("it runs");
-        // Behind the name, which may hold anything: from the state on, see proc(5).
-        let fields = stat.rsplit_once(')').expect("it has a name").1.split_whitespace().collect::<Vec<_>>();
-        [11, 12].iter().map(|at| fields[*at].parse::<f64>().expect("a number of ticks")).sum()
+    /// How long it has been on a core.
+    fn seconds(&self) -> f64 {
+        cpu_seconds(self.0.id())
     }
 
     fn mebibytes(&self) -> f64 {
