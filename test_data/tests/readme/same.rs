@@ -27,7 +27,7 @@ const FIRST: &str = "web1";
 pub(super) fn is_same(said: &str, written: &str) -> bool {
     let (mut said, mut written) = (lines(said), lines(written));
     let Some(who) = who_tried(&said).filter(|who| who != FIRST) else { return is_like(&said, &written) };
-    said.iter_mut().for_each(|line| *line = swapped(line, &who, FIRST));
+    said.iter_mut().for_each(|line| *line = renamed(line, &who));
     // Below the first line, which is what to look at first, they are in the order of the hosts' names.
     for lines in [&mut said, &mut written] {
         lines.get_mut(1..).unwrap_or_default().sort();
@@ -105,8 +105,11 @@ fn who_tried(lines: &[String]) -> Option<String> {
     lines.iter().find_map(of_line)
 }
 
-fn swapped(line: &str, one: &str, other: &str) -> String {
-    line.replace(one, "\0").replace(other, one).replace('\0', other)
+/// The line with who tried called the first, and those before it one further each, so that the others' order stays.
+fn renamed(line: &str, who: &str) -> String {
+    let before = who.trim_start_matches("web").parse::<u8>().unwrap_or(1);
+    let others = (1..before).rev().map(|number| (format!("web{number}"), format!("web{}", number + 1)));
+    others.fold(line.replace(who, "\0"), |line, (from, to)| line.replace(&from, &to)).replace('\0', FIRST)
 }
 
 #[cfg(test)]
@@ -127,6 +130,13 @@ slug demo: web1: pp-setlive waits: web2 tries e5145775 first, since a moment ago
   web3: waiting for 3 s: pp-setlive waits: web2 tries e5145775 first, since a moment ago
   slug demo: 2 of 3 instances pass, min_nodes is 2, which leaves none to spare
     web2: down for 3 s, replaced by 0.3, to e5145775; drained; its host web2 is alive";
+    const WHY_OF_WEB3: &str = "\
+slug demo: web1: pp-setlive waits: web3 tries e5145775 first, since a moment ago
+  web1: waiting for 3 s: pp-setlive waits: web3 tries e5145775 first, since a moment ago
+  web2: waiting for 3 s: pp-setlive waits: web3 tries e5145775 first, since a moment ago
+  web3: converging for 0 s: pp-setlive is at work on it
+  slug demo: 2 of 3 instances pass, min_nodes is 2, which leaves none to spare
+    web3: down for 3 s, replaced by 0.3, to e5145775; drained; its host web3 is alive";
     const STATUS: &str = "\
 APP   CLUSTER  WANTED  NODES  LAG  STATE
 slug  demo     0.3     3      9 s  failing: web1: not healthy within 5s: answered 500 (and 2 more)";
@@ -143,6 +153,7 @@ slug  demo     0.3     3      10 s  failing: web1: not healthy within 5s: answer
         for (said, written) in [
             (WHY, WHY),
             (WHY_OF_WEB2, WHY),
+            (WHY_OF_WEB3, WHY),
             (STATUS_LATER, STATUS),
             (SET_FOLLOWED, SET),
             (&LOG.replace("51:13Z  ada@laptop", "00:00Z  uid-0@vm"), LOG),
@@ -168,7 +179,6 @@ slug  demo     0.3     3      10 s  failing: web1: not healthy within 5s: answer
             (WHY, "its host web1 is alive", "its host web1 is dead"),
             (WHY, "; drained", ""),
             (WHY, "a moment ago", "40 s"),
-            (WHY_OF_WEB2, "web3: waiting", "web1: waiting"),
             (STATUS, "web1", "web2"),
             (STATUS, "within 5s", "within 6s"),
             (STATUS, "9 s", "-"),
@@ -188,6 +198,11 @@ slug  demo     0.3     3      10 s  failing: web1: not healthy within 5s: answer
             let said = written.replacen(from, to, 1);
             assert_ne!(said, written, "{from}");
             assert!(!is_same(&said, written), "{said}\n---\n{written}");
+        }
+        for (from, to) in
+            [("web1: waiting", "web1: failing"), ("slug demo: web1", "slug demo: web2"), ("2 of 3", "1 of 3")]
+        {
+            assert!(!is_same(&WHY_OF_WEB3.replacen(from, to, 1), WHY), "{from}");
         }
     }
 }
