@@ -7,8 +7,7 @@
 //! after the other, is in the times; hosts would do it at once. Everything is on tmpfs.
 //!
 //! Times are of changes that go to Consul directly. What is asked is counted in changes of their own, by way of a proxy that
-//! takes time. An agent that has just written its report writes the next one later, so that changes which are timed come
-//! in an order in which each is followed by its reports: see [`PAUSES`].
+//! takes time. Those that are timed come one after the other only when all that there is to report of one is in the store.
 
 mod agents;
 mod counting;
@@ -34,10 +33,9 @@ use site::{APPS, Change, EVERYWHERE, LONE, Site, Who, lone};
 const NODES: [usize; 3] = [10, 100, 1000];
 /// For whatever is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// Before each change while agents live: in so many seconds each after its last report they write the next one soon again.
-const PAUSES: [u64; 3] = [1, 2, 4];
-/// How often all agents start.
-const LIVES: usize = 3;
+/// Before each change: an agent that has just written its report writes the next one no sooner. It writes more than are needed
+/// here before it does so only now and then.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Queries that nothing answers are asked again after a minute. What is counted has to be over by then.
 const BEFORE_RENEWAL: Duration = Duration::from_secs(55);
 /// Of descriptors.
@@ -115,23 +113,16 @@ fn measure(nodes: usize, who: Who, descriptors: usize) -> Figures {
 /// Changes, without the first one of each kind: by then all has been asked once.
 fn time_agents(site: &mut Site) -> ([f64; 2], [Vec<Change>; 2]) {
     let nodes = site.all();
-    let (mut all, mut one) = (Vec::new(), Vec::new());
-    for _ in 0..LIVES {
-        let (watchers, _) = site.watch(Who::Agents, None);
-        for pause in PAUSES {
-            thread::sleep(Duration::from_secs(pause));
-            let index = site.index();
-            all.push(site.change(&watchers, EVERYWHERE, &nodes));
-            site.wait_for_reports(&nodes, index);
-        }
-    }
     let (watchers, start) = site.watch(Who::Agents, None);
-    thread::sleep(Duration::from_secs(PAUSES[0]));
-    for node in 1..=LONE {
+    let mut change = |app: &str, nodes: &[usize]| {
+        thread::sleep(PAUSE);
         let index = site.index();
-        one.push(site.change(&watchers, &lone(node), &[node]));
-        site.wait_for_reports(&[node], index);
-    }
+        let change = site.change(&watchers, app, nodes);
+        site.wait_for_reports(nodes, index);
+        change
+    };
+    let mut all = (0..LONE).map(|_| change(EVERYWHERE, &nodes)).collect::<Vec<_>>();
+    let mut one = (1..=LONE).map(|node| change(&lone(node), &[node])).collect::<Vec<_>>();
     (start, [all.split_off(1), one.split_off(1)])
 }
 
