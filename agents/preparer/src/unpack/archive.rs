@@ -288,7 +288,12 @@ fn check_sum(header: &Header) -> Result<()> {
 }
 
 fn file(header: &Header, modified: Option<(i64, u32)>, size: u64, extents: Option<Vec<Extent>>) -> Option<File> {
-    let in_header = || header.mtime().ok().and_then(|seconds| Some((i64::try_from(seconds).ok()?, 0)));
+    let in_header = || {
+        // An empty field is a zero for GNU tar, and older cargos have left it empty.
+        let is_empty = || header.as_old().mtime.iter().all(|byte| matches!(byte, 0 | b' '));
+        let seconds = header.mtime().ok().or_else(|| is_empty().then_some(0))?;
+        Some((i64::try_from(seconds).ok()?, 0))
+    };
     Some(File { mode: header.mode().ok()?, modified: modified.or_else(in_header), size, extents })
 }
 

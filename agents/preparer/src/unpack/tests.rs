@@ -262,9 +262,12 @@ fn without_openat2_directories_are_found_step_by_step_and_links_are_none() {
 
 #[test]
 fn times_of_files_are_kept() {
-    let dir = unpacked(&[file("a", b""), pax(&[("mtime", b"-1.25")]), file("b", b"")]);
+    let mut timeless = header(EntryType::Regular, "c", "", 0);
+    timeless.as_old_mut().mtime.fill(0);
+    let dir = unpacked(&[file("a", b""), pax(&[("mtime", b"-1.25")]), file("b", b""), entry(timeless, b"")]);
     assert_eq!((metadata(&dir, "a").mtime(), metadata(&dir, "a").mtime_nsec()), (1_400_000_000, 0));
     assert_eq!((metadata(&dir, "b").mtime(), metadata(&dir, "b").mtime_nsec()), (-2, 750_000_000));
+    assert_eq!((metadata(&dir, "c").mtime(), metadata(&dir, "c").mtime_nsec()), (0, 0));
 }
 
 #[test]
