@@ -46,7 +46,7 @@ pub(crate) fn run() {
     thread::sleep(LONG);
     println!(
         "\n{:<12} {:>10} {:>9} {:>8} {:>7} {:>7} {:>8} {:>10} {:>9}",
-        "agent", "of a core", "watches", "beats", "others", "writes", "memory", "first pass", "program"
+        "agent", "of a core", "watches", "local", "others", "writes", "memory", "first pass", "program"
     );
     let mut targets = Vec::new();
     for (((name, _), (agent, proxy)), ((seconds, requests), start)) in
@@ -58,12 +58,12 @@ pub(crate) fn run() {
         let (memory, program) = (agent.mebibytes(), size(&bin(name)));
         println!(
             "{name:<12} {percent:>8.3} % {:>9} {:>8} {:>7} {:>7} {memory:>4.1} MiB {start:>7.1} ms {program:>6.1} MB",
-            asked.watches, asked.beats, asked.others, asked.writes
+            asked.watches, asked.local, asked.others, asked.writes
         );
         targets.extend([
             (name, percent < MOST_PERCENT, format!("less than {MOST_PERCENT} % of a core")),
             (name, asked.writes == 0, "no store write".to_owned()),
-            (name, asked.others == 0, "no store request but watches and heartbeats".to_owned()),
+            (name, asked.others == 0, "no store request but watches, and to the host's own Consul agent".to_owned()),
             (name, memory <= MOST_MIB, format!("at most {MOST_MIB} MiB resident")),
             (name, start < MOST_START_MS, format!("first pass within {MOST_START_MS} ms")),
             (name, program <= MOST_PROGRAM_MB, format!("a program of at most {MOST_PROGRAM_MB} MB")),
@@ -128,8 +128,8 @@ fn through(proxy: &Proxy, agent: &Command, host: &Host) -> Command {
 struct Asked {
     /// Reads that wait until something changes.
     watches: usize,
-    /// That an agent is alive, to the Consul agent of its own host.
-    beats: usize,
+    /// Of the Consul agent of its own host: that an agent is alive, and what is registered there. No server hears of it.
+    local: usize,
     writes: usize,
     others: usize,
 }
@@ -139,7 +139,7 @@ impl Asked {
         let mut asked = Self::default();
         for line in lines {
             let count = match line.split_once(' ') {
-                Some(("PUT", rest)) if rest.starts_with("/v1/agent/check/") => &mut asked.beats,
+                Some((_, rest)) if rest.starts_with("/v1/agent/") => &mut asked.local,
                 // A transaction of reads.
                 Some(("PUT", rest)) if !rest.starts_with("/v1/txn") => &mut asked.writes,
                 Some(("GET", rest)) if rest.contains("index=") => &mut asked.watches,

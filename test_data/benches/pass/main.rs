@@ -5,8 +5,8 @@
 //! The peer has the agents' own client, so that what is compared is what is asked. What the bare requests take, of a client
 //! that does nothing with the answers, is measured too.
 //!
-//! Run by `kickstart/bench pass`; and with `idle`, by `kickstart/bench idle`, what agents cost that have nothing to do. All that is compared is measured in turn, so that what else the machine does meets all
-//! of it. Everything is on tmpfs.
+//! Run by `kickstart/bench pass`; and with `idle`, by `kickstart/bench idle`, what agents cost that have nothing to do. All
+//! that is compared is measured in turn, so that what else the machine does meets all of it. Everything is on tmpfs.
 
 mod client;
 mod fleet;
