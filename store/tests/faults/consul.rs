@@ -91,25 +91,50 @@ fn a_server_that_was_replaced_while_nobody_waited_is_watched_from_its_own_beginn
     });
 }
 
+/// More than are watched by a query each.
+const MANY: &[&str] = &[
+    "clusters/a/dev/",
+    "clusters/b/dev/",
+    "clusters/c/dev/",
+    "clusters/d/dev/",
+    "clusters/e/dev/",
+    "clusters/f/dev/",
+    "clusters/g/dev/",
+    "clusters/h/dev/",
+    "clusters/i/dev/",
+    "clusters/j/dev/",
+    "clusters/k/dev/",
+    "clusters/l/dev/",
+    "clusters/m/dev/",
+    "clusters/n/dev/",
+    "clusters/o/dev/",
+    "clusters/p/dev/",
+    "clusters/q/dev/",
+];
+
 #[test]
 fn a_restored_snapshot_is_noticed_although_no_connection_breaks() {
-    let (place, proxy) = with_proxy();
-    let consul = place.consul.as_ref().unwrap();
-    let snapshot = place.scratch.path().join("snapshot");
-    let snapshot = |action: &str| {
-        let command = Command::new("consul")
-            .args(["snapshot", action, &format!("-http-addr={}", consul.addr())])
-            .arg(&snapshot)
-            .output()
-            .unwrap();
-        assert!(command.status.success(), "{command:?}");
-    };
-    consul.put("nodes/web1/slug", "old");
-    snapshot("save");
-    (0..100).for_each(|n| consul.put("nodes/web1/slug", &n.to_string()));
-    let agent = Agent::waiting(&proxy, &["nodes/web1/", "clusters/slug/dev/"], "nodes/web1/slug", "old");
-    snapshot("restore");
-    agent.ends();
+    for (prefixes, key) in
+        [(&["nodes/web1/", "clusters/slug/dev/"][..], "nodes/web1/slug"), (MANY, "clusters/a/dev/config")]
+    {
+        let (place, proxy) = with_proxy();
+        let consul = place.consul.as_ref().unwrap();
+        let snapshot = place.scratch.path().join("snapshot");
+        let snapshot = |action: &str| {
+            let command = Command::new("consul")
+                .args(["snapshot", action, &format!("-http-addr={}", consul.addr())])
+                .arg(&snapshot)
+                .output()
+                .unwrap();
+            assert!(command.status.success(), "{command:?}");
+        };
+        consul.put(key, "old");
+        snapshot("save");
+        (0..100).for_each(|n| consul.put(key, &n.to_string()));
+        let agent = Agent::waiting(&proxy, prefixes, key, "old");
+        snapshot("restore");
+        agent.ends();
+    }
 }
 
 #[test]
