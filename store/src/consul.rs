@@ -27,7 +27,7 @@ pub use self::client::Refused;
 use self::client::{Answer, Client, Entry, Request, TIMEOUT};
 use self::settings::Settings;
 use self::watch::Queries;
-use crate::{Document, Documents, Expected, Key, Prefix, Revision, Tell, Token};
+use crate::{Document, Documents, Expected, Key, News, Prefix, Revision, Tell, Token};
 
 /// The most operations that `/v1/txn` takes on Consul 1.8; later ones take more.
 const MOST_OPERATIONS: usize = 64;
@@ -135,7 +135,7 @@ impl Consul {
         self.write(Method::DELETE, key, &format!("?cas={}", index(expected)?), &[]).await
     }
 
-    pub(crate) async fn wait(&self, token: &Token) -> Result<()> {
+    pub(crate) async fn wait(&self, token: &Token) -> Result<News> {
         watch::changed(self, token).await
     }
 

@@ -130,16 +130,46 @@ pub fn look_up<'a>(documents: &'a Documents, key: &str) -> Option<&'a Result<Doc
 /// What was seen under some prefixes: enough to tell whether anything there differs now. Lives as long as the process.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Token {
-    pub(crate) seen: BTreeMap<Prefix, [u8; 32]>,
+    pub(crate) seen: BTreeMap<Prefix, Seen>,
 }
+
+/// What was seen under one prefix.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    fingerprint: [u8; 32],
+    /// Consul's index of the state in which it was, or of one before; 0 where that is not known.
+    index: u64,
+}
+
+/// The index says how to wait, not what was seen.
+impl PartialEq for Seen {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
+impl Eq for Seen {}
 
 impl Token {
     /// The token of `documents`, which were read under `prefixes`.
     pub(crate) fn of(prefixes: &[Prefix], documents: &Documents) -> Self {
-        Self { seen: prefixes.iter().map(|prefix| (prefix.clone(), fingerprint(prefix, documents))).collect() }
+        let seen = |prefix| Seen { fingerprint: fingerprint(prefix, documents), index: 0 };
+        Self { seen: prefixes.iter().map(|prefix| (prefix.clone(), seen(prefix))).collect() }
     }
 
-    /// Watch for what `other` watches for, too.
+    /// The same, as of Consul's `index`.
+    pub(crate) fn at(mut self, index: u64) -> Self {
+        self.seen.values_mut().for_each(|seen| seen.index = index);
+        self
+    }
+
+    /// Nothing under any of the prefixes has changed between what was seen and Consul's state of this index; 0 if none is
+    /// known.
+    pub(crate) fn index(&self) -> u64 {
+        self.seen.values().map(|seen| seen.index).min().unwrap_or(0)
+    }
+
+    /// Watch for what `other` watches for, too; of what both do, as `other` has it.
     pub fn extend(&mut self, other: Token) {
         self.seen.extend(other.seen);
     }
@@ -157,12 +187,21 @@ impl Token {
 
     /// Whether what was seen under `prefix` is not what `documents` say.
     pub(crate) fn differs(&self, prefix: &Prefix, documents: &Documents) -> bool {
-        self.seen.get(prefix) != Some(&fingerprint(prefix, documents))
+        self.seen.get(prefix).is_none_or(|seen| seen.fingerprint != fingerprint(prefix, documents))
     }
 
     pub fn prefixes(&self) -> impl ExactSizeIterator<Item = &Prefix> {
         self.seen.keys()
     }
+}
+
+/// What is there instead of what was seen, of those prefixes of a token that a store has told of.
+#[derive(Debug)]
+pub struct News {
+    /// All that is under these prefixes.
+    pub documents: Documents,
+    /// To go on with: [`Token::extend`].
+    pub token: Token,
 }
 
 fn fingerprint(prefix: &Prefix, documents: &Documents) -> [u8; 32] {

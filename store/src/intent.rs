@@ -3,6 +3,8 @@
 //! Ensures: an app whose documents are missing, malformed or contradictory is an error of its own that names the key,
 //! and no other app is touched by it. Assumes that the documents were read under [`Listing::prefixes`].
 
+mod follow;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -11,13 +13,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
-use crate::document::{Documents, Prefix, Token, in_a_line, look_up};
+use crate::document::{Documents, Prefix, in_a_line, look_up};
 use crate::name::{AppName, ClusterName, NodeName, Version};
 use crate::schema::{
     ArtifactSpec, BaseDir, Config, DeployConfig, Health, IntentKey, Limits, NodeDocument, Parse, Port, Seconds, Status,
     UserName, cluster_prefix, is_reality, node_prefix,
 };
 use crate::{Document, Key, Store};
+
+pub use follow::Follower;
 
 /// Why an app is invalid of which no document was read.
 const NO_DOCUMENT: &str = "there is no such document";
@@ -203,23 +207,9 @@ impl Reading {
     }
 }
 
-/// Reads what `node` shall run, and the token to wait on for a change of it.
-///
-/// On Consul this costs one recursive read and ⌈apps/64⌉ transactions, and one read for each app that lacks a document.
-///
-/// # Errors
-/// Also as of [`ensure_shown`], where nothing is there.
-pub async fn read(store: &Store, node: &NodeName) -> Result<(NodeIntent, Token)> {
-    let (documents, mut token) = store.read(&[node_prefix(node)]).await?;
-    if documents.is_empty() {
-        ensure_shown(store, node).await?;
-    }
-    let listing = Listing::new(node, &documents);
-    let (clusters, seen) = store.read(&listing.prefixes()).await?;
-    token.extend(seen);
-    let mut intent = listing.intent(&clusters);
-    name_refusals(store, &mut intent).await;
-    Ok((intent, token))
+/// Reads what `node` shall run, as a [`Follower`] does first.
+pub async fn read(store: &Store, node: &NodeName) -> Result<NodeIntent> {
+    Follower::new(store.clone(), node.clone()).next().await
 }
 
 /// Reads what `node` shall run, for somebody who does not wait for changes: at the same cost to the store, and without

@@ -27,7 +27,7 @@ use anyhow::{Context, Result};
 pub use alive::{ALIVE_AGAIN, ALIVE_LASTS, Life};
 pub use consul::{Consul, Refused};
 pub use directory::{Alive, Directory};
-pub use document::{Document, Documents, Key, Prefix, Revision, Token, look_up};
+pub use document::{Document, Documents, Key, News, Prefix, Revision, Token, look_up};
 pub use http::http_client;
 pub use instance::{Instance, InstanceCheck, REPORT_LASTS, Registered, Reports};
 pub use name::{AppName, BadName, ClusterName, NodeName, Version, is_name};
@@ -176,11 +176,12 @@ impl Store {
     }
 
     /// Returns once something under the token's prefixes differs from what the token was made of; at once if it does
-    /// already. An error when the store cannot be watched: read again, after a while.
-    pub async fn wait(&self, token: &Token) -> Result<()> {
+    /// already. With what is there now, if the store said so; whatever else differs is told by the next wait. An error when
+    /// the store cannot be watched: read again, after a while.
+    pub async fn wait(&self, token: &Token) -> Result<Option<News>> {
         match self {
-            Self::Consul(consul) => consul.wait(token).await,
-            Self::Directory(directory) => directory.wait(token).await,
+            Self::Consul(consul) => consul.wait(token).await.map(Some),
+            Self::Directory(directory) => directory.wait(token).await.map(|()| None),
         }
     }
 }

@@ -249,7 +249,7 @@ async fn wait_with(store: &Store, token: &Token, act: impl Future<Output = ()>, 
     assert!(before.is_err(), "it ended before anything changed: {before:?}");
     act.await;
     match tokio::time::timeout(within, &mut wait).await {
-        Ok(ended) => ended.map(|()| true).unwrap(),
+        Ok(ended) => ended.map(|_| true).unwrap(),
         Err(_) => false,
     }
 }

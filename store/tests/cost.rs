@@ -11,7 +11,8 @@ use base64::prelude::BASE64_STANDARD;
 use fixtures::{Consul, Proxy};
 use place::{Place, get, prefix, put, soon};
 use serde_json::json;
-use store::{NodeName, Store, intent};
+use store::intent::{self, Follower};
+use store::{NodeName, Store};
 use tokio::task::JoinSet;
 
 /// Gives the node `n<apps>` that many apps.
@@ -53,7 +54,7 @@ async fn a_pass_over_n_apps_costs_one_recursive_read_and_a_transaction_for_each_
         let node = add_node(consul, apps);
         let store = Store::open(Some(&proxy.url())).unwrap();
         let before = proxy.requests();
-        let (intent, _) = intent::read(&store, &node).await.unwrap();
+        let intent = intent::read(&store, &node).await.unwrap();
         assert_eq!(intent.apps.values().filter(|app| app.is_ok()).count(), apps);
         let lines = proxy.request_lines().split_off(before.try_into().unwrap());
         // Where there is none, it is asked whether that is only not shown.
@@ -93,31 +94,35 @@ async fn an_agent_that_is_woken_often_leaves_connections_for_others() {
 }
 
 #[tokio::test]
-async fn a_change_of_an_app_costs_a_node_that_runs_it_four_requests_and_another_none() {
+async fn a_change_of_an_app_costs_a_node_that_runs_it_one_request_and_another_none() {
     let place = Place::consul();
     let (consul, store) = (place.consul.as_ref().unwrap(), place.store());
-    add_clusters(consul, 2);
-    let [one, both] = [1, 2].map(|apps| watch(consul, add_node(consul, apps)));
+    add_clusters(consul, 20);
+    let [one, two, many] = [1, 2, 20].map(|apps| follow(consul, add_node(consul, apps)));
     // Two reads, and for each prefix a query that is answered at once, and one that waits.
     asked(&one, 2 + 2 * 2).await;
-    asked(&both, 2 + 3 * 2).await;
+    asked(&two, 2 + 3 * 2).await;
+    // What is around many apps is one query more, whose answer is looked into.
+    asked(&many, 2 + 2 * 2 + 1).await;
     let change = async |app: &str| put(&store, &format!("clusters/{app}/dev/config"), r#"{"versions": {}}"#).await;
+    change("app19").await;
+    asked(&many, 7 + 2).await;
     change("app1").await;
-    asked(&both, 8 + 4).await;
+    asked(&two, 8 + 1).await;
     // Who was woken by the one change has asked more than who was by the other.
     change("app0").await;
-    asked(&both, 8 + 4 + 4).await;
-    asked(&one, 6 + 4).await;
+    asked(&two, 8 + 1 + 1).await;
+    asked(&one, 6 + 1).await;
+    asked(&many, 7 + 3 * 2).await;
 }
 
 /// Follows a node's intent, as an agent does; all that it asks goes this way.
-fn watch(consul: &Consul, node: NodeName) -> Proxy {
+fn follow(consul: &Consul, node: NodeName) -> Proxy {
     let proxy = Proxy::start(consul.addr());
-    let store = Store::open(Some(&proxy.url())).unwrap();
+    let mut follower = Follower::new(Store::open(Some(&proxy.url())).unwrap(), node);
     tokio::spawn(async move {
         loop {
-            let (_, token) = intent::read(&store, &node).await.unwrap();
-            store.wait(&token).await.unwrap();
+            follower.next().await.unwrap();
         }
     });
     proxy

@@ -6,9 +6,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
-use store::Token;
-use store::intent::{self, NodeIntent};
+use store::intent::{Follower, NodeIntent};
 use tokio::sync::mpsc;
 use tracing::{debug, error, info};
 
@@ -36,12 +34,15 @@ pub(crate) fn intents(host: &Host) -> mpsc::Receiver<Result<NodeIntent, String>>
 
 async fn watch(host: &Host, sender: &Intents) {
     let mut backoff = Backoff::new(Duration::from_secs(1), LONGEST_BACKOFF);
+    let mut follower = Follower::new(host.store.clone(), host.node.clone());
     let mut said = None;
-    let mut seen = None;
     let mut told = false;
     loop {
-        match step(host, sender, &mut seen).await {
-            Ok(()) => {
+        match follower.next().await {
+            Ok(intent) => {
+                tell_if_empty(host, &intent);
+                // Nobody is left to tell only when the process is about to end.
+                let _ = sender.send(Ok(intent)).await;
                 backoff.reset();
                 told = true;
                 if said.take().is_some() {
@@ -60,25 +61,10 @@ async fn watch(host: &Host, sender: &Intents) {
                     error!("{text}");
                     said = Some(text);
                 }
-                // What changes from here on is found by reading, not by waiting on a connection that failed.
-                seen = None;
                 tokio::time::sleep(backoff.delay()).await;
             }
         }
     }
-}
-
-/// Waits for a change to what was seen, if anything was; then reads and passes on.
-async fn step(host: &Host, sender: &Intents, seen: &mut Option<Token>) -> Result<()> {
-    if let Some(token) = seen {
-        host.store.wait(token).await?;
-    }
-    let (intent, token) = intent::read(&host.store, &host.node).await?;
-    *seen = Some(token);
-    tell_if_empty(host, &intent);
-    // Nobody is left to tell only when the process is about to end.
-    let _ = sender.send(Ok(intent)).await;
-    Ok(())
 }
 
 /// Says so when there is nothing to do: perhaps this node goes by another name. What cannot be read is not nothing.

@@ -111,7 +111,7 @@ impl Time {
         let read = tokio::time::timeout(ANSWER, intent::read(&host.store, &host.node)).await;
         self.asked = Some(Instant::now());
         match read {
-            Ok(Ok((intent, _))) => {
+            Ok(Ok(intent)) => {
                 self.since.get_or_insert_with(Instant::now);
                 self.is_named = intent.apps.contains_key(app);
             }

@@ -8,6 +8,7 @@
 //! it would have ended anyway; an agent that began sixteen for each wake would soon lock out its whole host. So a query
 //! outlives the [`changed`] that began it, and the next one takes it over.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -21,13 +22,16 @@ use super::client::Client;
 use super::instances::found;
 use super::{Consul, indexed, listed, path};
 use crate::instance::matters;
-use crate::{AppName, ClusterName, Document, Documents, Prefix, Registered, Revision, Token};
+use crate::{AppName, ClusterName, Document, Documents, News, Prefix, Registered, Revision, Token};
 
+/// An index that comes with a token may be another server's by now, and to wait for the end of that, to wait in vain: then
+/// for no longer than this.
+const WAIT_AT_FIRST: Duration = Duration::from_secs(10);
 /// How many queries one token may cost. More prefixes are watched by what is around them.
 const MOST_QUERIES: usize = 16;
 
-/// Returns once the documents under the token's prefixes differ from what it was made of.
-pub(super) async fn changed(consul: &Consul, token: &Token) -> Result<()> {
+/// Returns once the documents under the token's prefixes differ from what it was made of: what is there of the first that do.
+pub(super) async fn changed(consul: &Consul, token: &Token) -> Result<News> {
     let targets = targets(token.prefixes().cloned().collect());
     consul.queries.keep(&targets);
     let mut watching = JoinSet::new();
@@ -50,7 +54,7 @@ pub(super) async fn instances_changed(
 ) -> Result<()> {
     let prefix = [Prefix::from_names(&["instances", app.as_str(), cluster.as_str()])];
     let token = Token::of(&prefix, &in_documents(&prefix[0], seen));
-    target_changed(consul, &Target::Instances(prefix, app.clone(), cluster.clone()), &token).await
+    target_changed(consul, &Target::Instances(prefix, app.clone(), cluster.clone()), &token).await.map(drop)
 }
 
 /// What matters of instances, so that a token can be made of it.
@@ -119,21 +123,21 @@ impl Target {
     }
 
     /// What is under the target's prefixes, after its query has answered.
-    async fn seen(&self, consul: &Consul, answer: &Documents) -> Result<Token> {
+    async fn documents<'a>(&self, consul: &Consul, answer: &'a Documents) -> Result<Cow<'a, Documents>> {
         match self {
-            Self::Documents(prefix) | Self::Instances(prefix, ..) => Ok(Token::of(prefix, answer)),
-            Self::Around(_, prefixes) => Ok(Token::of(prefixes, &consul.documents(prefixes).await?)),
+            Self::Documents(_) | Self::Instances(..) => Ok(Cow::Borrowed(answer)),
+            Self::Around(_, prefixes) => consul.documents(prefixes).await.map(Cow::Owned),
         }
     }
 }
 
-async fn target_changed(consul: &Consul, target: &Target, token: &Token) -> Result<()> {
+async fn target_changed(consul: &Consul, target: &Target, token: &Token) -> Result<News> {
     let mut calm = Calm::default();
-    // An index from before this wait could be another server's, and to wait for the end of that, to wait in vain.
-    let mut index = 0;
+    let (mut index, mut wait) = (token.index(), consul.wait.min(WAIT_AT_FIRST));
     loop {
         let began = Instant::now();
-        let mut joined = consul.queries.join(consul, target, token, index);
+        let mut joined = consul.queries.join(consul, target, token, (index, wait));
+        wait = consul.wait;
         let Ok(reply) = joined.reply.wait_for(Option::is_some).await.map(|reply| reply.clone()) else {
             continue; // Somebody whose token differs has begun another query in its place.
         };
@@ -147,17 +151,19 @@ async fn target_changed(consul: &Consul, target: &Target, token: &Token) -> Resu
             }
             Err(error) => return Err(anyhow!("{error:#}")),
         };
-        if matches!(target, Target::Around(..)) && index != 0 && *now == index && began.elapsed() >= consul.wait {
+        let is_for_nothing = !joined.may_be_old && Instant::now() >= joined.over;
+        if matches!(target, Target::Around(..)) && index != 0 && *now == index && is_for_nothing {
             continue; // Nothing was written: what else ends a query, as a restored snapshot, does so before its time.
         }
-        let seen = target.seen(consul, documents).await?;
+        let documents = target.documents(consul, documents).await?;
+        let seen = Token::of(target.prefixes(), &documents);
         if seen == *token {
             index = next_index(index, *now);
             calm.after(began.elapsed()).await;
         } else if joined.may_be_old && !matches!(target, Target::Around(..)) {
             index = 0; // It may be older than the token.
         } else {
-            return Ok(());
+            return Ok(News { token: seen.at(next_index(index, *now)), documents: documents.into_owned() });
         }
     }
 }
@@ -177,6 +183,8 @@ struct Query {
     reply: watch::Receiver<Option<Reply>>,
     /// What was seen at the index that it waits for the end of; `None` if it does not wait.
     waits_on: Option<Token>,
+    /// Then it ends though there is no change.
+    over: Instant,
     task: AbortHandle,
 }
 
@@ -185,28 +193,29 @@ type Reply = Arc<Result<(u64, Documents)>>;
 /// A part in a query.
 struct Joined {
     reply: watch::Receiver<Option<Reply>>,
+    over: Instant,
     /// The answer was there before we came, perhaps before our token.
     may_be_old: bool,
 }
 
 impl Queries {
     /// A part in the query that will tell when `target` is not as `token` has it: the one under way, or else a new one
-    /// that waits for the end of `index`, at which `token` was seen.
-    fn join(&self, consul: &Consul, target: &Target, token: &Token, index: u64) -> Joined {
+    /// that waits so long for the end of an index, at which `token` was seen.
+    fn join(&self, consul: &Consul, target: &Target, token: &Token, (index, wait): (u64, Duration)) -> Joined {
         let mut queries = self.lock();
         if let Some(query) = queries.get(target).filter(|query| !query.is_lost()) {
             let may_be_old = query.is_answered();
             // One that waits on another state than the token's might do so for ever.
             if may_be_old || query.waits_on.as_ref().is_none_or(|state| state == token) {
-                return Joined { reply: query.reply.clone(), may_be_old };
+                return Joined { reply: query.reply.clone(), over: query.over, may_be_old };
             }
         }
         // Whoever has to replace one knows too little to wait.
         let index = if queries.contains_key(target) { 0 } else { index };
-        let query = Query::begin(consul, target, token, index);
-        let reply = query.reply.clone();
+        let query = Query::begin(consul, target, token, (index, wait));
+        let joined = Joined { reply: query.reply.clone(), over: query.over, may_be_old: false };
         queries.insert(target.clone(), query);
-        Joined { reply, may_be_old: false }
+        joined
     }
 
     /// Makes room for the next query, if nobody has begun it yet.
@@ -228,15 +237,16 @@ impl Queries {
 }
 
 impl Query {
-    fn begin(consul: &Consul, target: &Target, token: &Token, index: u64) -> Self {
+    fn begin(consul: &Consul, target: &Target, token: &Token, (index, wait): (u64, Duration)) -> Self {
         let (sender, reply) = watch::channel(None);
         // Not the `Consul`: it would keep itself alive.
-        let (client, wait, target) = (consul.client.clone(), consul.wait, target.clone());
+        let (client, target) = (consul.client.clone(), target.clone());
         let task = tokio::spawn(async move {
             let answer = target.ask(&client, index, wait).await;
             sender.send_replace(Some(Arc::new(answer)));
         });
-        Self { reply, waits_on: (index > 0).then(|| token.clone()), task: task.abort_handle() }
+        let waits_on = (index > 0).then(|| token.clone());
+        Self { reply, waits_on, over: Instant::now() + wait, task: task.abort_handle() }
     }
 
     fn is_answered(&self) -> bool {

@@ -153,7 +153,7 @@ async fn a_torn_or_empty_file_is_invalid_and_the_other_apps_go_on() {
     }
     place.write("clusters/empty/dev/config", b"");
     place.write("clusters/torn/dev/config", br#"{"versions": {"1": "act"#);
-    let (intent, _) = intent::read(&place.store(), &"web1".parse().unwrap()).await.unwrap();
+    let intent = intent::read(&place.store(), &"web1".parse().unwrap()).await.unwrap();
     assert!(intent.apps["good"].is_ok());
     assert_eq!(intent.apps["empty"].as_ref().unwrap_err().reason, "the document is empty");
     assert!(intent.apps["torn"].as_ref().unwrap_err().reason.contains("EOF"));
