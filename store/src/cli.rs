@@ -534,6 +534,11 @@ fn print_json(value: &Value) -> Result<()> {
     print(format!("{value}\n").as_bytes())
 }
 
+/// `1 change`, `2 changes`.
+fn number_of_changes(count: usize) -> String {
+    format!("{count} change{}", if count == 1 { "" } else { "s" })
+}
+
 /// Writes something that is worth knowing and does not belong to the answer.
 fn note(text: &str) {
     let _ = writeln!(io::stderr(), "pp-store: {}", legible(text));

@@ -76,7 +76,8 @@ pub enum State {
     Failing,
 }
 
-/// Names what a version is started with: eight digits, by which another configuration is told and none is found out.
+/// Names what a version is started with: eight digits, by which another configuration is told. They do not give one away, but
+/// show whether a guess of it is right, as does the digest that is registered.
 pub fn configuration(user_config: &Map<String, Value>, restart: Option<&str>) -> String {
     let text = serde_json::to_vec(&(user_config, restart)).expect("its keys are strings");
     format!("{:x}", Sha256::digest(text))[..8].to_owned()

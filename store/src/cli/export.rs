@@ -15,7 +15,7 @@ use store::{Directory, Documents, Key, Prefix, Store, look_up};
 
 use super::change::{Action, Change, Sides, changes};
 use super::import::ensure_whole;
-use super::{Outcome, intent, note, print_diffs, print_lines};
+use super::{Outcome, intent, note, number_of_changes, print_diffs, print_lines};
 use files::{Files, is_of_the_disk};
 
 /// How to export.
@@ -138,7 +138,7 @@ fn show(dir: &Path, plan: &Plan, in_json: bool) -> Result<()> {
         print_diffs(&plan.changes, &sides)?;
     }
     plan.say_what_is_left();
-    note(&format!("{} changes to make, {} files are right already", plan.changes.len(), plan.identical));
+    note(&format!("{} to make, {} files are right already", number_of_changes(plan.changes.len()), plan.identical));
     Ok(())
 }
 

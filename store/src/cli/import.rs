@@ -16,7 +16,7 @@ use store::{Directory, Documents, Key, Prefix, Store};
 
 use super::change::Sides;
 use super::write::{Message, Writer};
-use super::{Outcome, finding, intent, note, print_diffs, print_lines};
+use super::{Outcome, finding, intent, note, number_of_changes, print_diffs, print_lines};
 pub(super) use plan::Plan;
 pub(super) use plan::ensure_whole;
 use plan::plan;
@@ -149,7 +149,7 @@ fn show(store: &Store, source: &Directory, plan: &Plan, in_json: bool) -> Result
     }
     print_diffs(&plan.changes, &sides)?;
     say_what_stays(plan);
-    note(&format!("{} changes to make, {} documents are right already", plan.changes.len(), plan.identical));
+    note(&format!("{} to make, {} documents are right already", number_of_changes(plan.changes.len()), plan.identical));
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use store::check::{Finding, Severity};
 use store::{Directory, Store};
 
 use super::import::{self, Import};
-use super::{Outcome, finding, note, print_json, print_lines};
+use super::{Outcome, finding, note, number_of_changes, print_json, print_lines};
 use foresee::{Foreseen, Sides, foresee};
 
 pub(super) async fn run(store: &Store, dir: &Path, prune: bool, in_json: bool) -> Result<Outcome> {
@@ -35,9 +35,9 @@ pub(super) async fn run(store: &Store, dir: &Path, prune: bool, in_json: bool) -
             note(&format!("from then on: {}", line(&import.source, fault)));
         }
     }
-    let changes = import.plan.changes.len();
+    let count = import.plan.changes.len();
     let Some(token) = token else {
-        if changes == 0 {
+        if count == 0 {
             note(&format!("nothing would change: {} documents are right already", import.plan.identical));
             return Ok(Outcome::Done);
         }
@@ -47,7 +47,7 @@ pub(super) async fn run(store: &Store, dir: &Path, prune: bool, in_json: bool) -
     if !in_json {
         let prune = if prune { " --prune" } else { "" };
         let dir = dir.display();
-        note(&format!("{changes} changes to make; pp-store import {dir}{prune} --if-plan {token}"));
+        note(&format!("{} to make; pp-store import {dir}{prune} --if-plan {token}", number_of_changes(count)));
         print_lines([format!("token: {token}")])?;
     }
     Ok(Outcome::ToDo)
