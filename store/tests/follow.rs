@@ -56,8 +56,8 @@ async fn whatever_changes_the_follower_says_what_a_reader_finds(place: Place) {
                     0 => put(&store, &format!("nodes/web1/app{app}"), r#"{"cluster": "dev", "hold": true}"#).await,
                     1 => store.delete(&key(&format!("nodes/web1/app{}", app.max(1)))).await.unwrap(),
                     2 => {
-                        put(&store, &format!("clusters/app{app}/dev/deploy_config"), r#"{"basedir": "/srv/app0"}"#)
-                            .await
+                        let key = format!("clusters/app{app}/dev/deploy_config");
+                        put(&store, &key, r#"{"basedir": "/srv/app0"}"#).await;
                     }
                     3 => store.delete(&key(&format!("clusters/app{app}/dev/config"))).await.unwrap(),
                     4 => add(&store, app).await,
