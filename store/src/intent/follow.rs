@@ -43,14 +43,12 @@ impl Follower {
     /// again at once.
     pub async fn next(&mut self) -> Result<NodeIntent> {
         // What changes after an error is found by reading, not by waiting on a connection that failed.
-        let read = match self.read.take() {
-            Some(read) => match self.store.wait(&read.token).await? {
-                Some(news) => match read.with(news) {
-                    Some(read) => read,
-                    None => self.read_all().await?,
-                },
-                None => self.read_all().await?,
-            },
+        let told = match self.read.take() {
+            Some(read) => self.store.wait(&read.token).await?.and_then(|news| read.with(news)),
+            None => None,
+        };
+        let read = match told {
+            Some(read) => read,
             None => self.read_all().await?,
         };
         let mut intent = read.listing.clone().intent(&read.clusters);
