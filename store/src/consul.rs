@@ -27,7 +27,7 @@ pub use self::client::Refused;
 use self::client::{Answer, Client, Entry, Request, TIMEOUT};
 use self::settings::Settings;
 use self::watch::Queries;
-use crate::{Document, Documents, Expected, Key, News, Prefix, Revision, Tell, Token};
+use crate::{Document, Documents, Expected, Gather, Key, News, Prefix, Revision, Tell, Token};
 
 /// The most operations that `/v1/txn` takes on Consul 1.8; later ones take more.
 const MOST_OPERATIONS: usize = 64;
@@ -241,7 +241,7 @@ fn indexed(answer: &Answer) -> Result<u64> {
 
 fn documents<'a>(entries: impl IntoIterator<Item = Entry<'a>>) -> Result<Documents> {
     let entries = entries.into_iter().filter(|entry| !entry.key.ends_with('/'));
-    entries.map(|entry| entry.document().map(|(key, document)| (key, Ok(document)))).collect()
+    entries.map(|entry| entry.document().map(|(key, document)| (key, Ok(document)))).try_gather()
 }
 
 fn path(prefix: &Prefix) -> String {

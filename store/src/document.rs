@@ -5,6 +5,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+use crate::Gather;
 use crate::name::is_name;
 
 /// A key a store can hold: names joined by `/`, at least two of them, as in `nodes/web1/slug`.
@@ -154,7 +155,7 @@ impl Token {
     /// The token of `documents`, which were read under `prefixes`.
     pub(crate) fn of(prefixes: &[Prefix], documents: &Documents) -> Self {
         let seen = |prefix| Seen { fingerprint: fingerprint(prefix, documents), index: 0 };
-        Self { seen: prefixes.iter().map(|prefix| (prefix.clone(), seen(prefix))).collect() }
+        Self { seen: prefixes.iter().map(|prefix| (prefix.clone(), seen(prefix))).gather() }
     }
 
     /// The same, as of Consul's `index`.
@@ -181,7 +182,7 @@ impl Token {
                 .iter()
                 .filter_map(|prefix| self.seen.get_key_value(prefix))
                 .map(|(p, f)| (p.clone(), *f))
-                .collect(),
+                .gather(),
         }
     }
 

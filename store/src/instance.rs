@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 
-use crate::{AppName, ClusterName, NodeName, Store, Version};
+use crate::{AppName, ClusterName, Gather, NodeName, Store, Version};
 
 /// How long a report on an instance that nobody else checks counts, in Consul: so long that a slow upgrade of the agent
 /// takes no healthy app out of DNS.
@@ -155,7 +155,7 @@ pub(crate) fn matters(instances: &[Registered]) -> BTreeSet<Matter<'_>> {
     instances
         .iter()
         .map(|it| (it.host.as_str(), &it.node, it.digest.as_str(), passes(it), it.drained.as_deref()))
-        .collect()
+        .gather()
 }
 
 /// As much of a report's words as is kept.

@@ -19,7 +19,7 @@ use crate::schema::{
     ArtifactSpec, BaseDir, Config, DeployConfig, Health, IntentKey, Limits, NodeDocument, Parse, Port, Seconds, Status,
     UserName, cluster_prefix, is_reality, node_prefix,
 };
-use crate::{Document, Key, Store};
+use crate::{Document, Gather, Key, Store};
 
 pub use follow::Follower;
 
@@ -133,7 +133,7 @@ impl Listing {
     pub fn clusters(&self) -> BTreeMap<AppName, ClusterName> {
         let clusters =
             self.apps.iter().filter_map(|(app, node)| Some((app.clone(), node.as_ref().ok()?.cluster.clone())));
-        clusters.collect()
+        clusters.gather()
     }
 
     /// Where the rest of these apps' intent is.
@@ -309,7 +309,7 @@ fn app(name: &AppName, node: NodeDocument, deploy: DeployConfig, clusters: &Docu
         hold: node.hold,
         drain: node.drain,
         active,
-        prep: prep.collect(),
+        prep: prep.gather(),
         artifacts: config.artifacts,
         min_nodes: config.min_nodes,
         user_config: config.user_config,

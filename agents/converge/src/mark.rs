@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use store::{AppName, NodeName};
+use store::{AppName, Gather, NodeName};
 use tracing::{debug, error};
 
 use crate::files;
@@ -80,8 +80,8 @@ impl FirstPass {
         apps: impl Iterator<Item = &'a AppName>,
     ) {
         let Some(mark) = &mut self.mark else { return };
-        mark.passed.apps = named.cloned().collect();
-        let all = apps.cloned().map(Some).chain([None]).collect::<BTreeSet<_>>();
+        mark.passed.apps = named.cloned().gather();
+        let all = apps.cloned().map(Some).chain([None]).gather::<BTreeSet<_>>();
         match &mut self.left {
             // What came meanwhile is another pass's.
             Some(left) => left.retain(|whose| all.contains(whose)),

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context, Error, Result};
-use store::AppName;
 use store::intent::{self, App, Invalid, NodeIntent};
+use store::{AppName, Gather};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::field::display;
@@ -67,7 +67,7 @@ struct Planned {
 pub(crate) async fn plan<A: Agent>(agent: &Rc<A>, host: &Host, format: LogFormat) -> Result<ExitCode> {
     let Round { intent, tasks, settled: _, held, mut failed } = round(agent, host, None).await?;
     let of_held = |(app, error)| (app, Planned { steps: Vec::new(), error });
-    let mut all = held.into_iter().map(of_held).collect::<BTreeMap<_, _>>();
+    let mut all = held.into_iter().map(of_held).gather::<BTreeMap<_, _>>();
     for task in tasks {
         let planned = all.entry(task.app.clone()).or_default();
         match agent.plan(task.clone()).await {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use store::intent::Invalid;
 use store::reality::{AppReport, Report, State};
-use store::{AppName, Version};
+use store::{AppName, Gather, Version};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -127,7 +127,7 @@ impl Said {
         let apps = match &self.known {
             Known::Nothing => return None,
             Known::Intent => {
-                self.apps.iter().filter_map(|(name, app)| Some((name.clone(), app.entry.report.clone()?))).collect()
+                self.apps.iter().filter_map(|(name, app)| Some((name.clone(), app.entry.report.clone()?))).gather()
             }
             Known::Unknown { present, reason, since } => {
                 let held = |name: &AppName| {
@@ -136,7 +136,7 @@ impl Said {
                     Some((name.clone(), entry.report?))
                 };
                 // What an agent has nothing of to look at, it may still have said something of.
-                present.iter().chain(self.before.keys()).filter_map(held).collect()
+                present.iter().chain(self.before.keys()).filter_map(held).gather()
             }
         };
         Some(Report { version: env!("CARGO_PKG_VERSION").to_owned(), apps, host: self.host.report.clone() })

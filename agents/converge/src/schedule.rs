@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Result;
-use store::AppName;
 use store::intent::{Invalid, NodeIntent};
+use store::{AppName, Gather};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -50,7 +50,7 @@ impl Verdict {
 /// The verdict on every app that intent names or that is present on the host.
 pub(crate) fn verdicts(intent: &NodeIntent, present: BTreeSet<AppName>) -> BTreeMap<AppName, Verdict> {
     let mut verdicts =
-        present.into_iter().map(|app| (app, Verdict::Converge(Wanted::Unnamed))).collect::<BTreeMap<_, _>>();
+        present.into_iter().map(|app| (app, Verdict::Converge(Wanted::Unnamed))).gather::<BTreeMap<_, _>>();
     verdicts.extend(intent.apps.iter().map(|(name, app)| {
         let verdict = match app {
             Ok(app) if app.hold => Verdict::Held,
@@ -177,8 +177,8 @@ impl<A: Agent> Schedule<A> {
             let slot = Slot::new(&app, Verdict::Converge(Wanted::Unknown));
             (app, slot)
         };
-        self.apps = self.present().into_iter().map(unknown).collect();
-        self.reporter.tell(|| News::Unknown(self.apps.keys().cloned().collect(), reason));
+        self.apps = self.present().into_iter().map(unknown).gather();
+        self.reporter.tell(|| News::Unknown(self.apps.keys().cloned().gather(), reason));
         self.tell();
     }
 
@@ -219,7 +219,7 @@ impl<A: Agent> Schedule<A> {
         let named = self.intent.iter().flat_map(|intent| intent.apps.keys());
         self.first_pass.over(named, attempted.map(|(app, _)| app));
         let verdicts = |(app, slot): (&AppName, &Slot)| (app.clone(), slot.verdict.clone());
-        self.reporter.tell(|| News::Verdicts(self.apps.iter().map(verdicts).collect()));
+        self.reporter.tell(|| News::Verdicts(self.apps.iter().map(verdicts).gather()));
         self.tell();
     }
 

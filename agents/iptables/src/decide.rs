@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use converge::Source;
 use store::intent::{App, NodeIntent};
 use store::schema::Port;
-use store::{AppName, ClusterName, NodeName};
+use store::{AppName, ClusterName, Gather, NodeName};
 
 use crate::end::End;
 use crate::rule::{Family, Meaning, Owner, Rule, in_family};
@@ -64,7 +64,7 @@ impl Verdicts<'_> {
 pub(crate) fn verdicts<'a>(intent: &'a NodeIntent, present: &[Present], gone: &Gone, us: &Us) -> Verdicts<'a> {
     let mut verdicts = Verdicts::default();
     let others = present.iter().filter(|there| us.source == Source::Direct && there.owner.source == Source::Store);
-    let others = others.map(|there| &there.owner.app).collect::<BTreeSet<_>>();
+    let others = others.map(|there| &there.owner.app).gather::<BTreeSet<_>>();
     for (name, app) in &intent.apps {
         // An app that is held or invalid stays as it is, and that is said already.
         let Some(app) = app.as_ref().ok().filter(|app| !app.hold) else { continue };
@@ -134,7 +134,7 @@ fn chain(family: Family, table: &Table, seen: &Tables, verdicts: &Verdicts<'_>, 
         }
     }
     let mut chain = nodes(seen, verdicts, us);
-    for app in there.keys().chain(verdicts.open.keys()).collect::<BTreeSet<_>>() {
+    for app in there.keys().chain(verdicts.open.keys()).gather::<BTreeSet<_>>() {
         let there = there.get(app).map(Vec::as_slice).unwrap_or_default();
         match verdicts.open.get(*app) {
             Some(app) => chain.extend(rules(family, app, there, us)),
@@ -157,7 +157,7 @@ fn chain(family: Family, table: &Table, seen: &Tables, verdicts: &Verdicts<'_>, 
 /// An app's rules as intent wants them. One that is there already stays as it is written.
 fn rules(family: Family, app: &App, there: &[&Rule], us: &Us) -> Vec<Rule> {
     let owner = Owner { app: app.name.clone(), cluster: app.cluster.clone(), source: us.source };
-    let ports = app.ports.iter().filter_map(|port| in_family(port, family)).collect::<BTreeSet<_>>();
+    let ports = app.ports.iter().filter_map(|port| in_family(port, family)).gather::<BTreeSet<_>>();
     let taken_over = |rule: &&Rule| match &rule.meaning {
         Meaning::Claim(claims) => *claims == owner,
         Meaning::App(of, _) => of.source != us.source,
@@ -170,7 +170,7 @@ fn rules(family: Family, app: &App, there: &[&Rule], us: &Us) -> Vec<Rule> {
         Meaning::App(of, Some(port)) if *of == owner => Some((port, *rule)),
         _ => None,
     });
-    let written = written.collect::<BTreeMap<_, _>>();
+    let written = written.gather::<BTreeMap<_, _>>();
     let rule = |port: Port| written.get(&port).map_or_else(|| Rule::open(&owner, port), |rule| (*rule).clone());
     ports.into_iter().map(rule).collect()
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use store::AppName;
 use store::schema::Port;
+use store::{AppName, Gather};
 
 use crate::rule::{Family, Meaning, Rule, word};
 use crate::table::{CHAIN, Table, Tables};
@@ -110,7 +110,7 @@ fn by_app(tables: &Tables) -> ByApp<'_> {
 /// What is opened and closed, by app.
 fn ports(before: &ByApp<'_>, after: &ByApp<'_>, both_families: bool) -> Vec<Line> {
     let mut lines = Vec::new();
-    for app in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
+    for app in before.keys().chain(after.keys()).gather::<BTreeSet<&AppName>>() {
         let [before, after] = [before, after].map(|side| side.get(app).map(Vec::as_slice).unwrap_or_default());
         if before == after {
             continue;
@@ -202,7 +202,7 @@ pub(crate) fn port_name(port: &Port) -> String {
 
 /// `Opening …` and `Closing …` of one app, where there are no families.
 pub(crate) fn port_changes(app: &AppName, before: &[Port], after: &[Port]) -> Vec<Line> {
-    let (before, after) = (before.iter().collect::<BTreeSet<_>>(), after.iter().collect::<BTreeSet<_>>());
+    let (before, after) = (before.iter().gather::<BTreeSet<_>>(), after.iter().gather::<BTreeSet<_>>());
     let line = |verb: &str, ports: BTreeSet<&Port>| {
         let names = ports.into_iter().map(port_name).collect::<Vec<_>>().join(", ");
         (!names.is_empty()).then(|| Line::of(app, format!("{verb} {names}")))

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use converge::{Agent, Counter, Glance, Outcome, Task, Versions, Wanted, blocking};
 use store::intent::App;
-use store::{AppName, Version};
+use store::{AppName, Gather, Version};
 
 use crate::attempt::{Attempt, all};
 use crate::decide::{Plan, Unwanted, decide, install_name};
@@ -85,9 +85,9 @@ impl Agent for Preparer {
         blocking(move || {
             // What keeps them from being seen is for an attempt to say.
             let installed = Installs::of(&app).names().unwrap_or_default();
-            let wanted = app.versions().cloned().collect::<BTreeSet<_>>();
+            let wanted = app.versions().cloned().gather::<BTreeSet<_>>();
             let is_there = |version: &&Version| installed.contains(&install_name(&app.name, version));
-            let there = wanted.iter().filter(is_there).cloned().collect();
+            let there = wanted.iter().filter(is_there).cloned().gather();
             Ok(Versions { wanted, there, ..Versions::default() })
         })
         .await

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use store::intent::App;
-use store::{AppName, Version};
+use store::{AppName, Gather, Version};
 
 use crate::prune::{Keep, UNWANTED_FOR};
 
@@ -49,21 +49,17 @@ pub(crate) fn decide(app: &App, seen: &Names) -> Plan {
         remove: seen.iter().filter(is_left).cloned().collect(),
         prepare: missing.cloned().collect(),
         put_back: put_back.clone(),
-        retire: unwanted
-            .iter()
-            .filter(|name| !seen.contains(&note_name(name)))
-            .map(|name| (*name).to_owned())
-            .collect(),
-        recall: noted.filter(|name| !unwanted.contains(name)).map(str::to_owned).collect(),
+        retire: unwanted.iter().filter(|name| !seen.contains(&note_name(name))).map(|name| (*name).to_owned()).gather(),
+        recall: noted.filter(|name| !unwanted.contains(name)).map(str::to_owned).gather(),
     }
 }
 
 /// The app's installs that intent does not name. Anything of another name is somebody else's. (`slug_x_1` is the version
 /// `x_1` of `slug`, and never the version `1` of a `slug_x`, since no two apps share a basedir.)
 pub(crate) fn unwanted<'a>(app: &App, seen: &'a Names) -> BTreeSet<&'a str> {
-    let wanted = app.versions().map(|version| install_name(&app.name, version)).collect::<BTreeSet<_>>();
+    let wanted = app.versions().map(|version| install_name(&app.name, version)).gather::<BTreeSet<_>>();
     let unwanted = seen.iter().filter(|name| is_install(&app.name, name) && !wanted.contains(*name));
-    unwanted.map(String::as_str).collect()
+    unwanted.map(String::as_str).gather()
 }
 
 fn is_install(app: &AppName, name: &str) -> bool {

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use converge::effect;
 use converge::files::{self, Lock};
 use rustix::fs::{Mode, OFlags, open, syncfs};
+use store::Gather;
 use store::intent::App;
 
 use crate::decide::{Names, aside_name, stage_name};
@@ -36,9 +37,9 @@ impl Installs {
     pub(crate) fn names(&self) -> Result<Names> {
         let names = || match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Names::new()),
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
             // A name that is not UTF-8 is none of ours, and stays none of ours.
-            Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+            Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).try_gather(),
         };
         names().with_context(|| format!("listing {}", self.dir.display()))
     }

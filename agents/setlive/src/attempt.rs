@@ -10,7 +10,7 @@ use converge::{Outcome, Task, Wanted, effect};
 use store::intent;
 use store::lease::ReadLeases;
 use store::schema::{Check, Health};
-use store::{AppName, ClusterName, Instance, InstanceCheck, Registered, Store};
+use store::{AppName, ClusterName, Gather, Instance, InstanceCheck, Registered, Store};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -198,7 +198,7 @@ impl<'a> Attempt<'a> {
                 let instances = host.store.instances(self.app, &cluster).await?;
                 let known = self.told.clusters.entry(cluster.clone()).or_default();
                 let down = known.leases.iter().flat_map(|leases| leases.down.values());
-                let mut hosts = down.map(|down| down.host.clone()).collect::<BTreeSet<_>>();
+                let mut hosts = down.map(|down| down.host.clone()).gather::<BTreeSet<_>>();
                 if instances.is_empty() {
                     // To a token that may not see hosts there are no instances, and to ask for hosts is refused.
                     hosts.insert(self.setlive.known_host());

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use converge::Source;
-use store::{NodeName, Version};
+use store::{Gather, NodeName, Version};
 
 use crate::definition::{Definition, Digest};
 use crate::record::{Failure, Record};
@@ -337,7 +337,7 @@ fn run(wanted: &Definition, seen: &Seen) -> Decision {
         another || *digest == wanted.digest() && failure.health != wanted.health
     };
     let past = record.failed.iter().filter(|(digest, failure)| is_past(digest, failure));
-    let past = past.map(|(digest, _)| digest.clone()).collect::<BTreeSet<_>>();
+    let past = past.map(|(digest, _)| digest.clone()).gather::<BTreeSet<_>>();
     if !past.is_empty() {
         return Decision::Forget(past);
     }
@@ -401,7 +401,7 @@ fn toward(target: &Definition, seen: &Seen) -> Decision {
 /// The target was healthy when last looked at: what is left to do is small.
 fn settled(target: &Definition, seen: &Seen, record: &Record, written: bool) -> Decision {
     let obsolete = record.services.iter().filter(|service| !target.entries.contains_key(*service));
-    let obsolete = obsolete.cloned().collect::<BTreeSet<_>>();
+    let obsolete = obsolete.cloned().gather::<BTreeSet<_>>();
     if !written {
         Decision::Repair(target.clone())
     } else if !runs(target, seen) {

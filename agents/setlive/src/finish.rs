@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use converge::files::Lock;
 use converge::{Host, LONGEST_BACKOFF, Passed, blocking};
-use store::{AppName, intent};
+use store::{AppName, Gather, intent};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -208,7 +208,7 @@ impl Finisher<'_> {
                 let named = is_named.then_some(&app);
                 Ok((service.to_owned(), agent(observed, &of, &of.install(&app), &marks.join(script), named)))
             };
-            let agents = of.services().map(agent).collect::<Result<_>>()?;
+            let agents = of.services().map(agent).try_gather()?;
             Ok((site.places.hold(&app, &of), agents, install.is_dir()))
         })
         .await?;

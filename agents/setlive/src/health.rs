@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use store::AppName;
 use store::schema::{Check, Health};
+use store::{AppName, Gather};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -184,7 +184,7 @@ impl Inquiry<'_> {
                 bail!("{service} is not running")
             }
         };
-        self.definition.services().map(pid).collect()
+        self.definition.services().map(pid).try_gather()
     }
 }
 

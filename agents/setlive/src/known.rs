@@ -21,8 +21,8 @@ use converge::{Source, Wanted, files};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
-use store::AppName;
 use store::intent::App;
+use store::{AppName, Gather};
 
 use crate::Site;
 use crate::decide::Service;
@@ -91,7 +91,7 @@ impl Marks {
 
     fn all(&self) -> BTreeMap<AppName, Mark> {
         let lines = self.lines.iter().map(|start| self.line(*start));
-        lines.filter_map(|(app, mark)| Some((app.parse().ok()?, mark.to_owned()))).collect()
+        lines.filter_map(|(app, mark)| Some((app.parse().ok()?, mark.to_owned()))).gather()
     }
 }
 

@@ -40,7 +40,7 @@ use converge::files;
 use converge::{Agent, Counter, Glance, Host, Outcome, Source, Task, Versions, Wanted, blocking};
 use store::intent::{App, NodeIntent, looks_gone};
 use store::reality::configuration;
-use store::{AppName, ClusterName, NodeName, Store, Version};
+use store::{AppName, ClusterName, Gather, NodeName, Store, Version};
 use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit};
 use tokio::task::JoinHandle;
 use tracing::debug;
@@ -378,13 +378,13 @@ fn goal(app: &AppName, wanted: &Wanted) -> Goal {
 
 /// What there is to report of an app of which this version is the active one.
 fn versions(active: Option<Version>, record: Option<Record>) -> Versions {
-    let Some(record) = record else { return Versions { wanted: active.into_iter().collect(), ..Versions::default() } };
+    let Some(record) = record else { return Versions { wanted: active.into_iter().gather(), ..Versions::default() } };
     let failures = record.failed.into_values().filter(|failure| Some(&failure.version) == active.as_ref());
     let log = failures.map(|failure| failure.log).next_back().unwrap_or_default();
     let started_with = |it: &Definition| configuration(&it.user_config, it.restart.as_deref());
     let configuration = record.healthy.as_ref().map(started_with);
-    let there = record.healthy.into_iter().map(|healthy| healthy.version).collect();
-    Versions { wanted: active.into_iter().collect(), there, configuration, log }
+    let there = record.healthy.into_iter().map(|healthy| healthy.version).gather();
+    Versions { wanted: active.into_iter().gather(), there, configuration, log }
 }
 
 impl Site {
@@ -446,10 +446,10 @@ impl Site {
         let definitions = candidates(goal, record.as_ref());
         let recorded = record.iter().flat_map(|record| record.services.iter().map(String::as_str));
         let names = definitions.iter().flat_map(|definition| definition.services()).chain(recorded);
-        let names = names.collect::<BTreeSet<_>>();
-        let services = names.iter().map(|name| Ok(((*name).to_owned(), self.service(name)?))).collect::<Result<_>>()?;
+        let names = names.gather::<BTreeSet<_>>();
+        let services = names.iter().map(|name| Ok(((*name).to_owned(), self.service(name)?))).try_gather()?;
         let digests = |is: &dyn Fn(&Definition) -> bool| {
-            definitions.iter().filter(|definition| is(definition)).map(|definition| definition.digest()).collect()
+            definitions.iter().filter(|definition| is(definition)).map(|definition| definition.digest()).gather()
         };
         let on_disk = digests(&|definition| self.places.hold(app, definition));
         // A goal is to run only what is there.

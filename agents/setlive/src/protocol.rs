@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use store::lease::{Down, FailedDigest, Leases};
-use store::{ClusterName, NodeName, Version};
+use store::{ClusterName, Gather, NodeName, Version};
 
 use crate::decide::{Decision, Goal, Permission, Seen, candidates, decide, serves};
 use crate::definition::{Definition, Digest};
@@ -283,7 +283,7 @@ impl Place<'_> {
         if self.serves {
             let counts = |peer: &&Peer| peer.passing && peer.node != us.node && !leases.down.contains_key(&peer.node);
             // A node that Consul knows by two hosts counts once.
-            let available = peers.iter().filter(counts).map(|peer| &peer.node).collect::<BTreeSet<_>>().len();
+            let available = peers.iter().filter(counts).map(|peer| &peer.node).gather::<BTreeSet<_>>().len();
             // Where no version is active none is to be kept.
             let min_nodes = config.active.as_ref().map_or(0, |_| config.min_nodes);
             let is_enough = available >= usize::try_from(min_nodes).unwrap_or(usize::MAX);
@@ -382,7 +382,7 @@ fn reconsider(us: &Us, goal: &Goal, decision: &Decision, seen: &Seen, told: &Tol
         _ => return None,
     };
     let published = |digest: &&Digest| record.failed.get(digest).is_some_and(|failure| failure.is_published);
-    let digests = digests.iter().filter(published).cloned().collect::<BTreeSet<_>>();
+    let digests = digests.iter().filter(published).cloned().gather::<BTreeSet<_>>();
     let cluster = failed_in(digests.first().filter(|_| !told.away)?, goal, record);
     let known = told.clusters.get(cluster);
     let Some(leases) = known.and_then(|known| known.leases.as_ref()) else {
@@ -391,7 +391,7 @@ fn reconsider(us: &Us, goal: &Goal, decision: &Decision, seen: &Seen, told: &Tol
     let entry = |digest: &Digest| leases.failed.get(digest.as_str());
     if matches!(decision, Decision::Forget(_)) {
         let ours = |digest: &&Digest| entry(digest).is_some_and(|failed| failed.node == us.node);
-        let past = digests.iter().filter(ours).map(|digest| digest.as_str().to_owned()).collect::<BTreeSet<_>>();
+        let past = digests.iter().filter(ours).map(|digest| digest.as_str().to_owned()).gather::<BTreeSet<_>>();
         if past.is_empty() {
             return None;
         }

@@ -13,7 +13,7 @@ use converge::files::{self, Lock};
 use converge::{Source, blocking};
 use serde::{Deserialize, Serialize};
 use store::schema::{BaseDir, Health};
-use store::{AppName, ClusterName, NodeName, Version};
+use store::{AppName, ClusterName, Gather, NodeName, Version};
 use tracing::warn;
 
 use crate::definition::{Definition, Digest, check_name};
@@ -188,7 +188,7 @@ impl Records {
             entries => entries?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>(),
         };
         let names = list().with_context(|| format!("listing the records in {}", self.dir.display()))?;
-        Ok(names.iter().filter_map(|name| name.to_str()?.strip_suffix(".json")?.parse().ok()).collect())
+        Ok(names.iter().filter_map(|name| name.to_str()?.strip_suffix(".json")?.parse().ok()).gather())
     }
 
     /// The app's record; one that is there but cannot be read is an error, not nothing.

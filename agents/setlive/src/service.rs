@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use converge::{effect, files};
 use serde_json::json;
-use store::AppName;
+use store::{AppName, Gather};
 
 use crate::data;
 use crate::definition::{Definition, install_link};
@@ -157,7 +157,7 @@ impl Places {
                     let run = ["/bin/sh".to_owned(), "-c".to_owned(), run_commands(app, definition, entry)];
                     (service.clone(), json!({"run": run}))
                 });
-                let text = serde_json::Value::Object(services.collect()).to_string();
+                let text = serde_json::Value::Object(services.gather()).to_string();
                 let path = builder.description(app);
                 owned.push(Owned::File { what: "description of services", path, text, mode: 0o644 });
             }

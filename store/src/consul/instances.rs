@@ -20,7 +20,7 @@ use self::answers::{Check, Found, Service, registered_anywhere, registered_here,
 use super::client::{Answer, Client, Request, TIMEOUT};
 use super::{Consul, rule, watch};
 use crate::instance::{REPORT_LASTS, our_notes};
-use crate::{AppName, ClusterName, Instance, InstanceCheck, NodeName, Registered};
+use crate::{AppName, ClusterName, Gather, Instance, InstanceCheck, NodeName, Registered};
 
 impl Consul {
     pub(crate) async fn registered(&self, node: &NodeName) -> Result<BTreeMap<AppName, Registered>> {
@@ -32,7 +32,7 @@ impl Consul {
         let ours = registered_here(&services, &checks.json::<BTreeMap<String, Check>>()?)
             .into_iter()
             .filter(|it| it.node == *node);
-        Ok(ours.map(|it| (it.app.clone(), it)).collect())
+        Ok(ours.map(|it| (it.app.clone(), it)).gather())
     }
 
     pub(crate) async fn register(&self, instance: &Instance) -> Result<()> {

@@ -22,7 +22,7 @@ use super::client::Client;
 use super::instances::found;
 use super::{Consul, indexed, listed, path};
 use crate::instance::matters;
-use crate::{AppName, ClusterName, Document, Documents, News, Prefix, Registered, Revision, Token};
+use crate::{AppName, ClusterName, Document, Documents, Gather, News, Prefix, Registered, Revision, Token};
 
 /// An index that comes with a token may be another server's by now, and to wait for the end of that, to wait in vain: then
 /// for no longer than this.
@@ -60,7 +60,7 @@ pub(super) async fn instances_changed(
 /// What matters of instances, so that a token can be made of it.
 fn in_documents(prefix: &Prefix, instances: &[Registered]) -> Documents {
     let nothing = || Document { bytes: Vec::new(), revision: Revision(String::new()) };
-    matters(instances).iter().map(|it| (format!("{prefix}{it:?}"), Ok(nothing()))).collect()
+    matters(instances).iter().map(|it| (format!("{prefix}{it:?}"), Ok(nothing()))).gather()
 }
 
 /// What one blocking query waits on.
@@ -77,7 +77,7 @@ enum Target {
 /// The fewest queries that see a change under any of `prefixes`, if one for each would be too many.
 fn targets(prefixes: Vec<Prefix>) -> BTreeSet<Target> {
     if prefixes.len() <= MOST_QUERIES {
-        return prefixes.into_iter().map(|prefix| Target::Documents([prefix])).collect();
+        return prefixes.into_iter().map(|prefix| Target::Documents([prefix])).gather();
     }
     let top = |prefix: &Prefix| prefix.as_str().split_inclusive('/').next().unwrap_or_default().to_owned();
     let mut by_top = HashMap::<_, Vec<_>>::new();
@@ -91,7 +91,7 @@ fn targets(prefixes: Vec<Prefix>) -> BTreeSet<Target> {
         Ok(one) => Target::Documents(one),
         Err(several) => Target::Around(Prefix::parse(&top).expect("it is the first part of a prefix"), several),
     };
-    by_top.into_iter().map(target).collect()
+    by_top.into_iter().map(target).gather()
 }
 
 impl Target {

@@ -17,7 +17,7 @@ use self::entry::Entry;
 use super::write::Lock;
 use super::{Directory, alive, blocking, tree, watch};
 use crate::instance::{matters, our_notes, our_reason, words};
-use crate::{AppName, ClusterName, Documents, Instance, Key, NodeName, Prefix, Registered, Token};
+use crate::{AppName, ClusterName, Documents, Gather, Instance, Key, NodeName, Prefix, Registered, Token};
 
 /// How soon a death is noticed, of which no document tells.
 const POLL: Duration = Duration::from_secs(1);
@@ -162,7 +162,7 @@ impl Directory {
                 let entry = document.as_ref().map_err(Clone::clone).and_then(|document| Entry::parse(&document.bytes));
                 (node == own).then(|| (Key::parse(key).expect("it is four names"), entry))
             });
-            act(&lock, all.collect())
+            act(&lock, all.gather())
         };
         self.locked(&format!("{attempt} {app} on {node}"), act).await
     }
@@ -192,7 +192,7 @@ fn known(root: &Path, documents: &Documents) -> Result<Vec<Registered>> {
         .iter()
         .filter_map(|(key, document)| Some((names(key)?, Entry::parse(&document.as_ref().ok()?.bytes).ok()?)));
     let entries = entries.collect::<Vec<_>>();
-    let nodes = entries.iter().map(|((_, _, node), _)| node.to_string()).collect::<BTreeSet<_>>();
+    let nodes = entries.iter().map(|((_, _, node), _)| node.to_string()).gather::<BTreeSet<_>>();
     let alive = alive::alive(root, &nodes).context("whether instances are passing cannot be known")?;
     Ok(entries.into_iter().map(|(names, entry)| entry.registered(names, &alive)).collect())
 }

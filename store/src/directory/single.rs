@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::tree;
 use crate::schema::map_without_duplicates;
-use crate::{Document, Documents, Key, Prefix};
+use crate::{Document, Documents, Gather, Key, Prefix};
 
 /// Reads every document under `prefixes`.
 pub(super) fn read(file: &Path, prefixes: &[Prefix]) -> Result<Documents> {
@@ -48,7 +48,7 @@ fn parse(bytes: &[u8]) -> serde_json::Result<Documents> {
         let bytes = text.get().as_bytes().to_vec();
         Document { revision: tree::revision(&bytes), bytes }
     };
-    Ok(documents.into_iter().map(|(key, text)| (key, Ok(document(text)))).collect())
+    Ok(documents.into_iter().map(|(key, text)| (key, Ok(document(text)))).gather())
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 
 use super::{blocking, tree};
-use crate::{Prefix, Token};
+use crate::{Gather, Prefix, Token};
 
 /// Between two sweeps while inotify watches everything.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ pub(super) fn inotify() -> Option<AsyncFd<OwnedFd>> {
 /// Returns once the documents under the token's prefixes differ from what it was made of.
 pub(super) async fn changed(root: &Path, token: &Token, inotify: Option<AsyncFd<OwnedFd>>) -> Result<()> {
     let mut watch = Watch { exhausted: inotify.is_none(), inotify, interests: HashMap::new() };
-    let all = token.prefixes().cloned().collect::<BTreeSet<_>>();
+    let all = token.prefixes().cloned().gather::<BTreeSet<_>>();
     let mut suspects = all.clone();
     loop {
         let (root, token) = (root.to_owned(), token.clone());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use super::{Leases, lease_key, parse};
-use crate::{AppName, ClusterName, Expected, Key, Prefix, Revision, Store};
+use crate::{AppName, ClusterName, Expected, Gather, Key, Prefix, Revision, Store};
 
 /// How often a change is decided on anew when somebody else was faster.
 const TRIES: u32 = 10;
@@ -43,7 +43,7 @@ impl Store {
             };
             Some((key, leases))
         });
-        Ok(leases.collect())
+        Ok(leases.gather())
     }
 
     /// Reads the leases of one cluster, if there is a document.

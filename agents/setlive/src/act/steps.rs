@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use converge::{Outcome, blocking, effect, files};
-use store::AppName;
+use store::{AppName, Gather};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -85,7 +85,7 @@ impl Act<'_> {
             Ok(Service::Absent | Service::Unsupervised | Service::Stopped | Service::Failing) => None,
             Err(error) => Some(Err(error)),
         };
-        services.filter_map(pid).collect()
+        services.filter_map(pid).try_gather()
     }
 
     /// Starts every service; an outcome when runsvdir does not look after one.

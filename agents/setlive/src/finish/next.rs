@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use store::Gather;
+
 /// Where the finisher leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -66,7 +68,7 @@ pub(super) fn next(sight: &Sight) -> Next {
         Agent::Down | Agent::Starting | Agent::Started | Agent::Passed => None,
     };
     let (down, others) =
-        (which(|agent| agent == Agent::Down), agents.iter().filter_map(other).collect::<BTreeMap<_, _>>());
+        (which(|agent| agent == Agent::Down), agents.iter().filter_map(other).gather::<BTreeMap<_, _>>());
     let late = which(|agent| agent != Agent::Passed);
     let runs = |agent: &Agent| matches!(agent, Agent::Started | Agent::Passed);
     match way {

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::instance::{our_reason, words};
-use crate::{AppName, InstanceCheck, NodeName, Registered, Reports};
+use crate::{AppName, Gather, InstanceCheck, NodeName, Registered, Reports};
 
 /// One element of the answer about a service's health.
 #[derive(Debug, Deserialize)]
@@ -133,7 +133,7 @@ fn registered_in<'a>(
         check_passes: !own.is_empty() && own.iter().all(|(_, check)| check.passes()),
         // Without a check of ours it would be passing whatever it does.
         passing: !own.is_empty() && about_it.iter().all(|check| check.passes()),
-        checks: own.into_iter().map(|(definition, _)| definition).collect::<BTreeSet<_>>(),
+        checks: own.into_iter().map(|(definition, _)| definition).gather::<BTreeSet<_>>(),
         drained: drained.map(str::to_owned),
         maintenance: about_it.iter().find(is_operators).map(|check| check.notes.clone()),
         says,
