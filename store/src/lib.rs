@@ -6,6 +6,7 @@
 //! writes: every document may be missing, torn or hostile.
 
 mod alive;
+mod bar;
 pub mod check;
 mod consul;
 mod directory;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 pub use alive::{ALIVE_AGAIN, ALIVE_LASTS, Life};
+pub use bar::bar;
 pub use consul::{Consul, Refused};
 pub use directory::{Alive, Directory};
 pub use document::{Document, Documents, Key, News, Prefix, Revision, Token, look_up};

@@ -10,6 +10,7 @@ use anyhow::Result;
 use converge::{Agent, Counter, Glance, Outcome, Task, Versions, Wanted, blocking};
 use store::intent::App;
 use store::{AppName, Gather, Version};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::attempt::{Attempt, all};
 use crate::decide::{Plan, Unwanted, decide, install_name};
@@ -64,20 +65,8 @@ impl Agent for Preparer {
             return Ok(Outcome::Converged);
         }
         let permit = task.permit().await;
-        // That may have taken long enough for intent to change.
-        let Wanted::App(app) = task.wanted() else { return Ok(Outcome::Nothing) };
-        let installs = Installs::of(&app);
-        let holding = installs.clone();
-        let Some(lock) = blocking(move || holding.lock()).await? else {
-            let dir = installs.dir().display();
-            return Ok(Outcome::Waiting(format!("another pp-preparer is at work on {dir}")));
-        };
-        let guard = Arc::new((lock, permit));
-        let prepared = Attempt::new(self, installs.clone(), guard.clone()).run(task.clone()).await;
-        // Last, since what is wanted comes first; and also when that failed, perhaps for want of space.
-        let pruned = Prune { installs, guard, keep }.run(task).await;
-        all([prepared, pruned].into_iter().filter_map(Result::err).collect())?;
-        Ok(Outcome::Converged)
+        // Of all apps few get as far at a time, and what it takes from here on is 15 kB for each.
+        Box::pin(self.attempt(task, permit)).await
     }
 
     async fn versions(&self, _: &AppName, wanted: &Wanted) -> Result<Versions> {
@@ -115,6 +104,26 @@ impl Agent for Preparer {
         let retire = retire.iter().map(|name| format!("note that intent names {} no more", at(name)));
         let recall = recall.iter().map(|name| format!("forget that intent did not name {}", at(name)));
         Ok(put_back.chain(remove).chain(prepare).chain(prune).chain(retire).chain(recall).collect())
+    }
+}
+
+impl Preparer {
+    /// At an app that has something to be done, once it has its turn.
+    async fn attempt(&self, mut task: Task, permit: OwnedSemaphorePermit) -> Result<Outcome> {
+        // That may have taken long enough for intent to change.
+        let Wanted::App(app) = task.wanted() else { return Ok(Outcome::Nothing) };
+        let installs = Installs::of(&app);
+        let holding = installs.clone();
+        let Some(lock) = blocking(move || holding.lock()).await? else {
+            let dir = installs.dir().display();
+            return Ok(Outcome::Waiting(format!("another pp-preparer is at work on {dir}")));
+        };
+        let guard = Arc::new((lock, permit));
+        let prepared = Attempt::new(self, installs.clone(), guard.clone()).run(task.clone()).await;
+        // Last, since what is wanted comes first; and also when that failed, perhaps for want of space.
+        let pruned = Prune { installs, guard, keep: self.keep }.run(task).await;
+        all([prepared, pruned].into_iter().filter_map(Result::err).collect())?;
+        Ok(Outcome::Converged)
     }
 }
 

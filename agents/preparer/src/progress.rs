@@ -1,13 +1,14 @@
 //! How far the artifacts are that are being read: a line of the log every few seconds, or bars for who looks on.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::io::{Write, stderr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use converge::Counter;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use store::AppName;
+use store::{AppName, bar};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::info;
 
@@ -21,12 +22,31 @@ const EVERY: Duration = Duration::from_secs(5);
 /// Between two looks of a bar.
 const FRAME: Duration = Duration::from_millis(100);
 
+/// Characters of a line that no terminal folds.
+const LINE: usize = 79;
+
+/// Lines that every terminal has.
+const MOST_LINES: usize = 12;
+
 /// Where it is shown.
 #[derive(Debug)]
 pub(crate) enum Screen {
     Log,
     /// Under the lines of the log.
-    Terminal(MultiProgress),
+    Terminal(Bars),
+}
+
+/// A line for each artifact that is being read. (The crates for this estimate when it will be done, by which each agent
+/// would have the library of mathematics in memory for as long as it runs.)
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Bars(Arc<Mutex<Drawing>>);
+
+#[derive(Debug, Default)]
+struct Drawing {
+    /// By their names.
+    shown: BTreeMap<String, Progress>,
+    /// So many lines of the terminal, the last ones, are ours.
+    lines: usize,
 }
 
 /// Of one artifact. Clones are about the same one.
@@ -43,9 +63,9 @@ impl Screen {
         if !is_watched {
             return Self::Log;
         }
-        let bars = MultiProgress::new();
+        let bars = Bars::default();
         let drawn = bars.clone();
-        converge::keep_aside(move |write| drawn.suspend(write));
+        converge::keep_aside(move |write| drawn.lock().aside(write));
         Self::Terminal(bars)
     }
 
@@ -63,21 +83,61 @@ impl Screen {
                 never = progress.log(app, name) => match never {},
             },
             Self::Terminal(bars) => {
-                let bar = bars.add(ProgressBar::no_length().with_style(style()).with_prefix(name.to_owned()));
-                let done = tokio::select! {
+                let _shown = bars.show(name, progress);
+                tokio::select! {
                     done = work => done,
-                    never = progress.draw(&bar) => match never {},
-                };
-                bar.finish_and_clear();
-                bars.remove(&bar);
-                done
+                    never = bars.draw() => match never {},
+                }
             }
         }
     }
 }
 
-fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix} {wide_bar} {msg}").expect("the template is one")
+impl Bars {
+    fn lock(&self) -> MutexGuard<'_, Drawing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until it is dropped.
+    fn show(&self, name: &str, progress: &Progress) -> Shown<'_> {
+        self.lock().shown.insert(name.to_owned(), progress.clone());
+        Shown { bars: self, name: name.to_owned() }
+    }
+
+    async fn draw(&self) -> Infallible {
+        let mut ticks = ticks(FRAME);
+        loop {
+            ticks.tick().await;
+            self.lock().aside(&mut || {});
+        }
+    }
+}
+
+struct Shown<'a> {
+    bars: &'a Bars,
+    name: String,
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        let mut drawing = self.bars.lock();
+        drawing.shown.remove(&self.name);
+        drawing.aside(&mut || {});
+    }
+}
+
+impl Drawing {
+    /// Takes away what is drawn, runs `write`, and draws it again, as it is by now. A terminal that takes nothing shows
+    /// nothing.
+    fn aside(&mut self, write: &mut dyn FnMut()) {
+        if self.lines > 0 {
+            let _ = write!(stderr(), "\x1b[{}A\x1b[J", self.lines);
+        }
+        write();
+        let lines = self.shown.iter().take(MOST_LINES).map(|(name, progress)| progress.line(name)).collect::<String>();
+        self.lines = self.shown.len().min(MOST_LINES);
+        let _ = stderr().write_all(lines.as_bytes());
+    }
 }
 
 impl Progress {
@@ -111,23 +171,17 @@ impl Progress {
         }
     }
 
-    async fn draw(&self, bar: &ProgressBar) -> Infallible {
-        let mut ticks = ticks(FRAME);
-        loop {
-            ticks.tick().await;
-            let of = self.of.load(Ordering::Relaxed);
-            if of > 0 {
-                bar.set_length(of);
-                bar.set_position(self.came.load(Ordering::Relaxed));
-            }
-            bar.set_message(self.text());
-        }
+    /// `[######------------------] 12.0 of 48.3 MB  slug_0.2`
+    fn line(&self, name: &str) -> String {
+        let bar = bar(self.came.load(Ordering::Relaxed), self.of.load(Ordering::Relaxed));
+        let line = format!("{bar} {}  {name}", self.text());
+        line.chars().take(LINE).chain(['\n']).collect()
     }
 
     /// `12.0 of 48.3 MB`.
     fn text(&self) -> String {
         let (came, of) = (self.came.load(Ordering::Relaxed), self.of.load(Ordering::Relaxed));
-        if of < came {
+        if of < came.max(1) {
             return size(came);
         }
         let (unit, name) = unit(of);
@@ -181,7 +235,17 @@ mod tests {
         };
         assert_eq!(text(12_000_000, Some(48_300_000)), "12.0 of 48.3 MB");
         assert_eq!(text(0, Some(500)), "0 of 500 B");
+        assert_eq!(text(0, None), "0 B");
         assert_eq!(text(12_000_000, None), "12.0 MB");
         assert_eq!(text(12_000_000, Some(11_000_000)), "12.0 MB", "what a server says may be wrong");
+    }
+
+    #[test]
+    fn a_line_is_never_folded() {
+        let progress = Progress::default();
+        progress.begin(Some(48_300_000));
+        progress.add(12_000_000);
+        assert_eq!(progress.line("slug_0.2"), "[#####-------------------] 12.0 of 48.3 MB  slug_0.2\n");
+        assert_eq!(progress.line(&"x".repeat(200)).len(), LINE + 1);
     }
 }

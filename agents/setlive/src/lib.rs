@@ -208,21 +208,8 @@ impl Agent for Setlive {
         if blocking(move || site.is_settled(&app, &asked)).await? {
             return Ok(Outcome::Converged);
         }
-        if !self.confirm(&task, &wanted).await? {
-            return Ok(Outcome::Converged);
-        }
-        let turn = self.turn(&task.app);
-        let _turn = turn.lock().await;
-        let (site, app) = (self.site.clone(), task.app.clone());
-        let Some(_lock) = blocking(move || site.records.lock(&app)).await? else {
-            return Ok(Outcome::Waiting("another process is at work on this app".to_owned()));
-        };
-        // Whoever cannot be told so does not see our instances pass either: what was begun is finished all the same.
-        if let Err(error) = self.say_alive(&task.host).await {
-            debug!("{error:#}");
-        }
-        let app = task.app.clone();
-        Attempt::new(self, &app, &mut task, &wanted).run().await
+        // Of all apps few have more to do at a time, and what that takes is 20 kB for each.
+        Box::pin(self.attempt(task, wanted)).await
     }
 
     async fn converge_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<Outcome> {
@@ -267,6 +254,25 @@ impl Agent for Setlive {
 }
 
 impl Setlive {
+    /// Of an app that is not settled.
+    async fn attempt(&self, mut task: Task, wanted: Wanted) -> Result<Outcome> {
+        if !self.confirm(&task, &wanted).await? {
+            return Ok(Outcome::Converged);
+        }
+        let turn = self.turn(&task.app);
+        let _turn = turn.lock().await;
+        let (site, app) = (self.site.clone(), task.app.clone());
+        let Some(_lock) = blocking(move || site.records.lock(&app)).await? else {
+            return Ok(Outcome::Waiting("another process is at work on this app".to_owned()));
+        };
+        // Whoever cannot be told so does not see our instances pass either: what was begun is finished all the same.
+        if let Err(error) = self.say_alive(&task.host).await {
+            debug!("{error:#}");
+        }
+        let app = task.app.clone();
+        Attempt::new(self, &app, &mut task, &wanted).run().await
+    }
+
     fn turn(&self, app: &AppName) -> Rc<Mutex<()>> {
         self.turns.borrow_mut().entry(app.clone()).or_default().clone()
     }

@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write, stderr};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use store::{AppName, ClusterName, Refused, Store, Version};
+use store::{AppName, ClusterName, Refused, Store, Version, bar};
 
 use super::fleet::{Deployment, Trouble, Which, observe};
 use super::{Outcome, note};
@@ -15,8 +15,6 @@ use super::{Outcome, note};
 const PAUSE: Duration = Duration::from_secs(1);
 /// Characters of a line that no terminal folds.
 const LINE: usize = 79;
-/// Characters of the bar.
-const WIDTH: usize = 24;
 /// To the beginning of a terminal's line, and nothing on it.
 const CLEAR: &str = "\r\x1b[K";
 
@@ -70,7 +68,7 @@ async fn follow(store: &Store, app: &AppName, cluster: &ClusterName, version: &V
                     bail!("{app} {cluster}: {reason}");
                 }
                 Some(Progress::Going { arrived, nodes, reason }) => {
-                    let bar = if is_terminal { bar(arrived, nodes) } else { String::new() };
+                    let bar = if is_terminal { bar(arrived as u64, nodes as u64) + " " } else { String::new() };
                     format!("{bar}{version} passes on {arrived} of {nodes} nodes: {reason}")
                 }
                 None => format!("{app} {cluster} is not there"),
@@ -129,12 +127,6 @@ fn progress(of: &Deployment, version: &Version) -> Progress {
     Progress::Going { arrived, nodes, reason }
 }
 
-/// `[########----------------] `.
-fn bar(done: usize, all: usize) -> String {
-    let full = WIDTH * done / all.max(1);
-    format!("[{}{}] ", "#".repeat(full), "-".repeat(WIDTH - full))
-}
-
 #[cfg(test)]
 mod tests {
     use store::lease::Leases;
@@ -191,7 +183,5 @@ mod tests {
         assert_eq!(progress(&beside, &two), Progress::Done);
         let gone = "3 is not the active version any more: 2 is".to_owned();
         assert_eq!(progress(&of(&[None], &none), &"3".parse().unwrap()), Progress::Failed(gone));
-        assert_eq!(bar(1, 3), "[########----------------] ");
-        assert_eq!(bar(0, 0), "[------------------------] ");
     }
 }

@@ -31,6 +31,6 @@ fn a_slow_fetch_shows_how_far_it_is_as_bars_on_a_terminal_and_else_in_the_log() 
         .env("NO_PROXY", "*")
         .env("TERM", "xterm");
     let drawn = pass(&mut on_a_terminal).out;
-    assert!(drawn.contains("slug_1 █") && drawn.contains(" 1.0 of 2.0 MB"), "{drawn}");
+    assert!(drawn.contains("[###########-------------] 1.0 of 2.0 MB  slug_1\r\n"), "{drawn}");
     assert!(drawn.contains("slug: Fetching http://") && drawn.contains("timed out"), "{drawn}");
 }
