@@ -7,9 +7,8 @@ use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Error, Result};
 use serde::{Deserialize, Serialize};
 use store::intent::{App, NodeIntent};
 use store::{AppName, NodeName, Store};
@@ -232,50 +231,5 @@ impl Task {
     pub fn looked(&self) {
         // Nobody listens in a single pass.
         let _ = self.tell_looked.send(self.app.clone());
-    }
-}
-
-/// So many threads work at once: each takes memory that the process keeps, and more gain nothing.
-const THREADS: usize = 4;
-static PLACES: Semaphore = Semaphore::const_new(THREADS);
-/// How long those that hang may keep others waiting.
-const PATIENCE: Duration = Duration::from_millis(100);
-
-/// Runs what waits for the disk on a thread of its own, so that no other app waits with it.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let _place = tokio::time::timeout(PATIENCE, PLACES.acquire()).await;
-    tokio::task::spawn_blocking(work).await.context("a worker thread did not finish")?
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Barrier;
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn work_that_hangs_keeps_no_other_waiting_for_long() {
-        const HANG: usize = 2 * THREADS;
-        let (gate, hung) = (Arc::new(Barrier::new(HANG + 1)), Arc::new(AtomicUsize::new(0)));
-        let hangs = || {
-            let (gate, hung) = (gate.clone(), hung.clone());
-            tokio::spawn(blocking(move || {
-                hung.fetch_add(1, Relaxed);
-                Ok(gate.wait().is_leader())
-            }))
-        };
-        let hanging = (0..HANG).map(|_| hangs()).collect::<Vec<_>>();
-        let all_hang = async {
-            while hung.load(Relaxed) < HANG {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), all_hang).await.expect("each has a thread in the end");
-        assert_eq!(blocking(|| Ok(1)).await.unwrap(), 1);
-        gate.wait();
-        for one in hanging {
-            one.await.unwrap().unwrap();
-        }
     }
 }

@@ -24,6 +24,7 @@ mod report;
 mod schedule;
 mod settings;
 mod step;
+mod threads;
 mod turn;
 mod watch;
 
@@ -36,7 +37,7 @@ use store::{NodeName, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
-pub use agent::{Agent, Host, HostPlan, Outcome, Source, Task, Wanted, blocking};
+pub use agent::{Agent, Host, HostPlan, Outcome, Source, Task, Wanted};
 pub use args::{Args, RunArgs, node_or_default, positive_seconds};
 pub use backoff::Backoff;
 pub use glance::Glance;
@@ -47,6 +48,7 @@ pub use metrics::Counter;
 pub use report::{Versions, now};
 pub use settings::parse;
 pub use step::{process_is, step};
+pub use threads::blocking;
 pub use watch::LONGEST_BACKOFF;
 
 use agent::Permits;

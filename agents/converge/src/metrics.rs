@@ -16,8 +16,9 @@ use store::reality::{Report, State};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::agent::{Outcome, blocking};
+use crate::agent::Outcome;
 use crate::files;
+use crate::threads::blocking;
 
 /// Something that an agent counts.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use store::schema::{Check, Health};
 use store::{AppName, Gather};
 use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::decide::Service;
@@ -21,10 +22,10 @@ const STEADY: Duration = Duration::from_secs(2);
 const STEADY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The client for HTTP checks: asks this host only, and a process that is no more cannot answer on an old connection.
-pub(crate) fn client() -> reqwest::Result<reqwest::Client> {
+fn client() -> Result<reqwest::Client> {
     let direct = store::http_client().no_proxy().redirect(reqwest::redirect::Policy::none());
     // Without TLS there is nothing to verify, and a host without any CA certificates is a host all the same.
-    direct.pool_max_idle_per_host(0).tls_certs_only([]).build()
+    direct.pool_max_idle_per_host(0).tls_certs_only([]).build().context("setting up an HTTP client")
 }
 
 /// After an answer it has to go on for this long: one that cannot have its port dies, and another's answer on that port
@@ -51,7 +52,7 @@ pub(crate) struct Inquiry<'a> {
     pub(crate) definition: &'a Definition,
     pub(crate) places: &'a Places,
     pub(crate) control: &'a Control,
-    pub(crate) http: &'a reqwest::Client,
+    pub(crate) http: &'a OnceCell<reqwest::Client>,
 }
 
 /// By service.
@@ -150,8 +151,8 @@ impl Inquiry<'_> {
         match &health.check {
             Check::Http(http) => {
                 let url = format!("http://127.0.0.1:{}{}", http.port.get(), http.path.as_str());
-                let asked =
-                    async { self.http.get(&url).send().await?.error_for_status().map(|answer| answer.status()) };
+                let http = self.http.get_or_try_init(async || client()).await?;
+                let asked = async { http.get(&url).send().await?.error_for_status().map(|answer| answer.status()) };
                 let status = asked.await.map_err(|error| anyhow::anyhow!("GET {url}: {}", root_cause(&error)))?;
                 ensure!(status.is_success(), "GET {url}: answered {status}");
                 Ok(())

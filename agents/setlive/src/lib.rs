@@ -95,7 +95,8 @@ pub struct Places {
 #[derive(Debug)]
 pub struct Setlive {
     site: Arc<Site>,
-    http: reqwest::Client,
+    /// For checks over HTTP, once there is one.
+    http: OnceCell<reqwest::Client>,
     /// What the store calls this host, once that was asked.
     host: OnceCell<String>,
     store: Store,
@@ -153,7 +154,7 @@ impl Setlive {
         }
         Ok(Self {
             site: Arc::new(site),
-            http: health::client().context("setting up an HTTP client")?,
+            http: OnceCell::new(),
             host: OnceCell::new(),
             store: host.store.clone(),
             stamp: RefCell::default(),
