@@ -20,7 +20,6 @@ const LINGER: Duration = Duration::from_millis(10);
 
 type Work = Box<dyn FnOnce() + Send>;
 
-#[derive(Default)]
 struct Queue {
     waiting: VecDeque<Work>,
     threads: usize,
@@ -34,7 +33,12 @@ static COMES: Condvar = Condvar::new();
 /// Runs what waits for the disk beside everything else.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let (tell, mut told) = oneshot::channel();
-    let work: Work = Box::new(move || drop(tell.send(work())));
+    let work: Work = Box::new(move || {
+        // Nothing is begun for one who does not wait for it any more.
+        if !tell.is_closed() {
+            let _ = tell.send(work());
+        }
+    });
     change(|queue| queue.waiting.push_back(work));
     let done = match timeout(PATIENCE, &mut told).await {
         Ok(done) => done,

@@ -27,13 +27,15 @@ pub(crate) struct Definition {
     /// Another text, and it is started anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) restart: Option<String>,
-    /// By service: what it runs, relative to the install.
-    pub(crate) entries: BTreeMap<String, String>,
+    pub(crate) entries: Entries,
     pub(crate) health: Option<Health>,
     pub(crate) timeouts: Timeouts,
     #[serde(skip)]
     digest: Memo,
 }
+
+/// By service: what it runs, relative to the install.
+pub(crate) type Entries = BTreeMap<String, String>;
 
 /// A definition's digest once it was asked for: that is often, and takes longer than all else of a look at an app.
 #[derive(Debug, Default)]
@@ -102,11 +104,7 @@ impl Definition {
         let Self { version, cluster, basedir, runas, user_config, restart, entries, health: _, timeouts: _, digest: _ } =
             self;
         let (restart, runas) = (restart.as_deref(), runas.as_ref());
-        let inputs = Inputs { basedir, cluster, entries, restart, runas, user_config, version };
-        let mut text = b"platypus definition 1\n".to_vec();
-        serde_json::to_writer(&mut text, &inputs).expect("its keys are strings");
-        let hash = Sha256::digest(text);
-        Digest(format!("{hash:x}"))
+        Inputs { basedir, cluster, entries, restart, runas, user_config, version }.digest()
     }
 
     /// Names its check: empty without one.
@@ -120,7 +118,7 @@ impl Definition {
 
     /// The file that the app finds in `CONFIG_PATH`.
     pub(crate) fn config_path(&self) -> PathBuf {
-        self.basedir.path().join("config").join(format!("{}.json", self.digest().as_str()))
+        config_path(&self.basedir, &self.digest())
     }
 
     /// The directory that the app finds in `DATA_DIR`, and may write in.
@@ -153,7 +151,7 @@ pub(crate) fn check_name(health: Option<&Health>) -> String {
 struct Inputs<'a> {
     basedir: &'a BaseDir,
     cluster: &'a ClusterName,
-    entries: &'a BTreeMap<String, String>,
+    entries: &'a Entries,
     #[serde(skip_serializing_if = "Option::is_none")]
     restart: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,6 +159,26 @@ struct Inputs<'a> {
     #[serde(skip_serializing_if = "Map::is_empty")]
     user_config: &'a Map<String, Value>,
     version: &'a Version,
+}
+
+impl Inputs<'_> {
+    fn digest(&self) -> Digest {
+        let mut text = b"platypus definition 1\n".to_vec();
+        serde_json::to_writer(&mut text, self).expect("its keys are strings");
+        let hash = Sha256::digest(text);
+        Digest(format!("{hash:x}"))
+    }
+}
+
+/// As of what [`Definition::new`] makes of the same, without making it.
+pub(crate) fn digest_of(app: &App, version: &Version, entries: &Entries) -> Digest {
+    let App { basedir, cluster, runas, user_config, restart, .. } = app;
+    let (restart, runas) = (restart.as_deref(), runas.as_ref());
+    Inputs { basedir, cluster, entries, restart, runas, user_config, version }.digest()
+}
+
+pub(crate) fn config_path(basedir: &BaseDir, digest: &Digest) -> PathBuf {
+    basedir.path().join(format!("config/{}.json", digest.as_str()))
 }
 
 /// Where an app's version is unpacked. Whoever unpacks makes it appear as a whole.
@@ -174,7 +192,7 @@ pub(crate) fn install_link(app: &AppName, version: &Version) -> PathBuf {
 }
 
 /// What the install launches: `bin/launch` itself, or each executable in it.
-fn entries(app: &AppName, install: &Path) -> Result<BTreeMap<String, String>> {
+pub(crate) fn entries(app: &AppName, install: &Path) -> Result<Entries> {
     let launch = install.join("bin/launch");
     let metadata = match fs::metadata(&launch) {
         Ok(metadata) => metadata,

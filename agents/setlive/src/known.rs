@@ -8,7 +8,7 @@
 mod registered;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, Metadata};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,15 +18,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 use converge::{Source, Wanted, files};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, Stat, lstat, open, stat};
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 use store::intent::App;
 use store::{AppName, Gather};
 
 use crate::Site;
-use crate::decide::Service;
-use crate::definition::Definition;
+use crate::definition::{self, Entries};
 use crate::runit::Control;
 
 /// Two changes of a file within one tick of the kernel's clock leave the same times. A tick takes 10 ms at the most.
@@ -52,7 +51,7 @@ impl Known {
     /// Of the staging directory `stage`, as far as it was found by the one that `who` tells from others.
     pub(crate) fn open(stage: &Path, who: &str) -> Option<Self> {
         let [path, registered] = [".known", ".registered"].map(|name| stage.join(".platypus").join(name));
-        let program = stamp(&fs::metadata("/proc/self/exe").ok()?);
+        let program = stamp(&stat("/proc/self/exe").ok()?);
         let who = Sha256::new().chain_update(program).chain_update(who);
         Some(Self { path, registered, who, marks: OnceLock::new(), unknown: Mutex::default() })
     }
@@ -119,8 +118,8 @@ impl Site {
         let Some(known) = &self.known else { return false };
         let is_known = || {
             let found = known.marks().of(&app.name)?;
-            let (definition, mark) = self.mark(known, app)?;
-            Some(mark == found && self.runs(&definition))
+            let (entries, mark) = self.mark(known, app)?;
+            Some(mark == found && entries.keys().all(|service| self.control.runs(&self.places.staged(service))))
         };
         let is_known = is_known().unwrap_or(false);
         if !is_known {
@@ -152,26 +151,23 @@ impl Site {
     }
 
     /// `None` when there is nothing to know it by.
-    fn mark(&self, known: &Known, app: &App) -> Option<(Definition, Mark)> {
-        let definition = Definition::new(app, app.active.as_ref().filter(|_| !app.drain)?).ok()?;
-        let Definition { health, timeouts, .. } = &definition;
+    fn mark(&self, known: &Known, app: &App) -> Option<(Entries, Mark)> {
+        let version = app.active.as_ref().filter(|_| !app.drain)?;
+        let entries = definition::entries(&app.name, &definition::install(&app.basedir, &app.name, version)).ok()?;
+        let digest = definition::digest_of(app, version, &entries);
         let mut hash = known.who.clone();
-        hash.update(serde_json::to_vec(&(&app.name, definition.digest(), health, timeouts)).ok()?);
-        for path in [self.records.path(&app.name)].into_iter().chain(self.places.owned(&definition)) {
-            let found = fs::symlink_metadata(path).ok()?;
+        hash.update(serde_json::to_vec(&(&app.name, &digest, &app.health, &app.timeouts)).ok()?);
+        let owned = self.places.owned(&app.basedir, &digest, &entries);
+        for path in [self.records.path(&app.name)].iter().chain(&owned) {
+            let found = lstat(path).ok()?;
             // A file system that counts in whole seconds has longer ticks.
-            if found.ctime_nsec() == 0 {
+            if found.st_ctime_nsec == 0 {
                 return None;
             }
             hash.update(stamp(&found));
         }
         let mark = format!("{:x}", hash.finalize());
-        Some((definition, mark))
-    }
-
-    fn runs(&self, definition: &Definition) -> bool {
-        let runs = |service| matches!(self.control.observe(&self.places.staged(service)), Ok(Service::Running { .. }));
-        definition.services().all(runs)
+        Some((entries, mark))
     }
 }
 
@@ -189,10 +185,11 @@ fn read_ours(path: &Path) -> io::Result<String> {
 }
 
 /// Device, inode, size and times: no change leaves them as they are.
-fn stamp(found: &Metadata) -> [u8; 56] {
-    let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()].map(i64::cast_unsigned);
-    let [modified, modified_ns, changed, changed_ns] = times;
-    let parts = [found.dev(), found.ino(), found.size(), modified, modified_ns, changed, changed_ns];
+fn stamp(found: &Stat) -> [u8; 56] {
+    let times = [found.st_mtime, found.st_ctime].map(i64::cast_unsigned);
+    let [modified, changed] = times;
+    let (modified_ns, changed_ns) = (found.st_mtime_nsec, found.st_ctime_nsec);
+    let parts = [found.st_dev, found.st_ino, found.st_size.cast_unsigned(), modified, modified_ns, changed, changed_ns];
     let mut stamp = [0; 56];
     stamp.chunks_exact_mut(8).zip(parts).for_each(|(to, part)| to.copy_from_slice(&part.to_le_bytes()));
     stamp

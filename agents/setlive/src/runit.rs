@@ -47,6 +47,17 @@ impl Control {
         }
     }
 
+    /// Whether it runs, for less than [`Control::observe`] takes; that its process has ended shows once runsv has noticed.
+    pub(crate) fn runs(&self, dir: &Path) -> bool {
+        match self {
+            Self::Supervise => match supervised(dir) {
+                Ok(Some(Status { wanted_up: true, pid: Some(pid) })) => processes::exists(pid),
+                Ok(_) | Err(_) => false,
+            },
+            Self::Sv(_) => matches!(self.observe(dir), Ok(Service::Running { .. })),
+        }
+    }
+
     /// Tells the service to run, now and whenever it ends; first waits until runsv is there. False when no runsv comes.
     pub(crate) async fn start(&self, dir: &Path) -> Result<bool> {
         match self {

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use converge::{effect, files};
 use serde_json::json;
+use store::schema::BaseDir;
 use store::{AppName, Gather};
 
 use crate::data;
-use crate::definition::{Definition, install_link};
+use crate::definition::{Definition, Digest, Entries, config_path, install_link};
 use crate::record::finisher;
 
 /// Where services are built, and where runsvdir looks for them.
@@ -68,9 +69,9 @@ impl Places {
     }
 
     /// Where all that is that [`Places::hold`] reads, of a definition that we build ourselves.
-    pub(crate) fn owned(&self, definition: &Definition) -> Vec<PathBuf> {
-        let mut owned = vec![definition.config_path(), current(definition)];
-        for service in definition.services() {
+    pub(crate) fn owned(&self, basedir: &BaseDir, digest: &Digest, entries: &Entries) -> Vec<PathBuf> {
+        let mut owned = vec![config_path(basedir, digest), current(basedir)];
+        for service in entries.keys() {
             owned.extend([self.run(service), self.log_run(service), self.link(service)]);
         }
         owned
@@ -173,7 +174,7 @@ impl Places {
     /// In the order in which they are made: a service that is linked is about to be started.
     fn links(&self, app: &AppName, definition: &Definition) -> Vec<Owned> {
         let target = install_link(app, &definition.version);
-        let current = Owned::Link { what: "current", path: current(definition), target };
+        let current = Owned::Link { what: "current", path: current(&definition.basedir), target };
         let services = definition.services().filter(|_| self.builder.is_none());
         let services = services.map(|service| Owned::Link {
             what: "link to a service",
@@ -185,8 +186,8 @@ impl Places {
 }
 
 /// The link to the install that runs.
-fn current(definition: &Definition) -> PathBuf {
-    definition.basedir.path().join("current")
+fn current(basedir: &BaseDir) -> PathBuf {
+    basedir.path().join("current")
 }
 
 impl Builder {
@@ -282,7 +283,7 @@ mod tests {
             Owned::File { path, .. } | Owned::Link { path, .. } => path,
         });
         let mut looked_at = looked_at.collect::<Vec<_>>();
-        let mut owned = places.owned(&definition);
+        let mut owned = places.owned(&definition.basedir, &definition.digest(), &definition.entries);
         looked_at.sort();
         owned.sort();
         assert_eq!(owned, looked_at);

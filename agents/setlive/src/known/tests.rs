@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::fs::{OpenOptions, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::decide::Goal;
+use crate::definition::Definition;
 use crate::record::{Record, Records};
 use crate::service::Places;
 
