@@ -443,7 +443,8 @@ fn stand(us: &Us, seen: &Seen, told: &Told) -> Option<Step> {
     Some(leave(us, record, told).unwrap_or_else(|| Step::Note(Box::new(record.clone().settled()))))
 }
 
-/// Where nothing works, out of the leases for what was not begun: others may be waiting to try that.
+/// Where nothing works, out of the leases for what was not begun, and for what an operator lets be tried again, when this node
+/// is to run something else by now: others may be waiting to try that.
 fn give_up(us: &Us, seen: &Seen, told: &Told) -> Option<Step> {
     let record = seen.record.as_ref().filter(|_| !told.away)?;
     let begun = record.converging.as_ref().map(|begun| begun.digest().as_str().to_owned());
@@ -451,8 +452,10 @@ fn give_up(us: &Us, seen: &Seen, told: &Told) -> Option<Step> {
     record.asked.iter().find_map(|cluster| {
         let known = told.clusters.get(cluster).unwrap_or(&nothing);
         let Some(leases) = &known.leases else { return Some(Step::Ask(Question::Leases(cluster.clone()))) };
-        let is_begun = leases.down.get(&us.node).is_none_or(|down| down.to == begun);
-        (!is_begun).then(|| Step::Write(cluster.clone(), without(us, leases)))
+        let failed = begun.as_ref().and_then(|digest| leases.failed.get(digest));
+        let is_released = failed.is_some_and(|failed| failed.retry.is_some());
+        let is_left = leases.down.get(&us.node).is_some_and(|down| down.to != begun || is_released);
+        is_left.then(|| Step::Write(cluster.clone(), without(us, leases)))
     })
 }
 

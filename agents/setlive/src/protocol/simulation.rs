@@ -49,6 +49,14 @@ fn whatever_befalls_a_fleet_no_step_takes_a_cluster_below_its_minimum_and_it_end
 }
 
 #[test]
+fn what_did_not_end_well_once_does() {
+    // Of a version that an operator let be tried again, the node that had failed with it kept its lease when it was to go to
+    // another cluster, which did not let it in.
+    let wrong = simulate(17_864_572_585_469_716_855, Mutation::None).err().map(|wrong| wrong.what);
+    assert_eq!(wrong, None);
+}
+
+#[test]
 fn what_would_be_wrong_befalls_some_fleet() {
     // The config that is read too early is found where all is explored: too much has to come together for it here.
     for mutation in [
