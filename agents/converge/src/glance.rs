@@ -24,11 +24,15 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const MOST_THREADS: usize = 4;
 /// Apps to a thread that are worth starting it.
 const APPS_A_THREAD: usize = 32;
+/// Apps that are worth waking a thread for: that takes as long as a look at one.
+const APPS_AT_ONCE: usize = 8;
 
 /// Glances under way.
 pub(crate) struct Glances {
     shared: Arc<Shared>,
-    apps: Sender<Arc<App>>,
+    apps: Sender<Vec<Arc<App>>>,
+    /// Those that no thread was told of yet.
+    next: Vec<Arc<App>>,
     threads: JoinSet<()>,
     most_threads: usize,
     added: usize,
@@ -37,7 +41,7 @@ pub(crate) struct Glances {
 /// What the threads that look share.
 struct Shared {
     glance: Glance,
-    apps: Mutex<Receiver<Arc<App>>>,
+    apps: Mutex<Receiver<Vec<Arc<App>>>>,
     settled: Mutex<BTreeSet<AppName>>,
     /// How many were looked at.
     looked: AtomicUsize,
@@ -57,7 +61,7 @@ impl Glances {
             over: AtomicBool::new(false),
         };
         let (shared, most_threads) = (Arc::new(shared), cores.min(MOST_THREADS));
-        Self { shared, apps, threads: JoinSet::new(), most_threads, added: 0 }
+        Self { shared, apps, next: Vec::new(), threads: JoinSet::new(), most_threads, added: 0 }
     }
 
     pub(crate) fn add(&mut self, app: &Arc<App>) {
@@ -66,12 +70,20 @@ impl Glances {
             self.threads.spawn_blocking(move || shared.look());
         }
         self.added += 1;
+        self.next.push(app.clone());
+        if self.next.len() == APPS_AT_ONCE {
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
         // As long as we are there somebody can receive it.
-        let _ = self.apps.send(app.clone());
+        let _ = self.apps.send(std::mem::take(&mut self.next));
     }
 
     /// The apps at which nothing is to be done.
-    pub(crate) async fn settled(self) -> BTreeSet<AppName> {
+    pub(crate) async fn settled(mut self) -> BTreeSet<AppName> {
+        self.tell();
         let Self { shared, apps, mut threads, .. } = self;
         // With it the threads end once they have looked at all.
         drop(apps);
@@ -88,7 +100,6 @@ impl Glances {
                 }
             }
         }
-        // Whoever still hangs need not look any further when it wakes.
         shared.over.store(true, Relaxed);
         std::mem::take(&mut shared.settled.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -96,19 +107,21 @@ impl Glances {
 
 impl Shared {
     fn look(&self) {
-        while let Some(app) = self.next() {
-            let is_settled = (self.glance)(&app);
-            self.looked.fetch_add(1, Relaxed);
-            if is_settled {
-                self.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(app.name.clone());
+        while let Some(apps) = self.next() {
+            // Whoever still hangs when nobody waits for it any more need not look any further when it wakes.
+            for app in apps.iter().take_while(|_| !self.over.load(Relaxed)) {
+                let is_settled = (self.glance)(app);
+                self.looked.fetch_add(1, Relaxed);
+                if is_settled {
+                    self.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(app.name.clone());
+                }
             }
         }
     }
 
-    /// Waits for the next app. `None` when there will be none, or when nobody waits for what comes of it.
-    fn next(&self) -> Option<Arc<App>> {
-        let next = self.apps.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
-        next.filter(|_| !self.over.load(Relaxed))
+    /// Waits for the next apps. `None` when there will be none.
+    fn next(&self) -> Option<Vec<Arc<App>>> {
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
     }
 }
 

@@ -26,13 +26,13 @@ use store::{AppName, Gather};
 
 use crate::Site;
 use crate::definition::{self, Entries};
-use crate::runit::Control;
+use crate::runit::{self, Control};
 
 /// Two changes of a file within one tick of the kernel's clock leave the same times. A tick takes 10 ms at the most.
 const TICK: Duration = Duration::from_millis(20);
 
 /// What is known of an app that was found converged: a hash of who found it so, of what is wanted, and of the stamps of
-/// the app's record and of all files and links that it owns.
+/// the app's record, of all files and links that it owns, and of what runsv says of its services.
 type Mark = String;
 
 /// What earlier passes found, and what this one could not know by it.
@@ -119,7 +119,9 @@ impl Site {
         let is_known = || {
             let found = known.marks().of(&app.name)?;
             let (entries, mark) = self.mark(known, app)?;
-            Some(mark == found && entries.keys().all(|service| self.control.runs(&self.places.staged(service))))
+            // What each service does, its runsv has in a file that the mark knows.
+            let is_looked_after = |service: &String| runit::has_runsv(&self.places.staged(service)).unwrap_or(false);
+            Some(mark == found && entries.keys().all(is_looked_after))
         };
         let is_known = is_known().unwrap_or(false);
         if !is_known {
@@ -157,8 +159,10 @@ impl Site {
         let digest = definition::digest_of(app, version, &entries);
         let mut hash = known.who.clone();
         hash.update(serde_json::to_vec(&(&app.name, &digest, &app.health, &app.timeouts)).ok()?);
-        let owned = self.places.owned(&app.basedir, &digest, &entries);
-        for path in [self.records.path(&app.name)].iter().chain(&owned) {
+        let mut all = self.places.owned(&app.basedir, &digest, &entries);
+        all.push(self.records.path(&app.name));
+        all.extend(entries.keys().map(|service| runit::status_of(&self.places.staged(service))));
+        for path in &all {
             let found = lstat(path).ok()?;
             // A file system that counts in whole seconds has longer ticks.
             if found.st_ctime_nsec == 0 {

@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use converge::effect;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use store::AppName;
 
 use crate::runit::until;
@@ -55,11 +55,6 @@ pub(crate) fn is_alive(pid: i32) -> bool {
         // The kernel does not know how.
         Err(_) => Process::of(pid).is_some_and(|process| !process.is_dead),
     }
-}
-
-/// Whether there is such a process, be it one that has ended and that nobody has waited for.
-pub(crate) fn exists(pid: i32) -> bool {
-    Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
 /// Whether there is such a process.

@@ -47,17 +47,6 @@ impl Control {
         }
     }
 
-    /// Whether it runs, for less than [`Control::observe`] takes; that its process has ended shows once runsv has noticed.
-    pub(crate) fn runs(&self, dir: &Path) -> bool {
-        match self {
-            Self::Supervise => match supervised(dir) {
-                Ok(Some(Status { wanted_up: true, pid: Some(pid) })) => processes::exists(pid),
-                Ok(_) | Err(_) => false,
-            },
-            Self::Sv(_) => matches!(self.observe(dir), Ok(Service::Running { .. })),
-        }
-    }
-
     /// Tells the service to run, now and whenever it ends; first waits until runsv is there. False when no runsv comes.
     pub(crate) async fn start(&self, dir: &Path) -> Result<bool> {
         match self {
@@ -125,20 +114,23 @@ struct Status {
     wanted_up: bool,
 }
 
+/// Whether a runsv looks after `dir`.
+pub(crate) fn has_runsv(dir: &Path) -> Result<bool> {
+    match effect::open_to_write(&dir.join("supervise/ok")) {
+        Ok(_) => Ok(true),
+        // The pipe has no reader, or was never made.
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(false),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("asking for the runsv of {}", dir.display())),
+    }
+}
+
 /// `None` when no runsv looks after `dir`.
 fn supervised(dir: &Path) -> Result<Option<Status>> {
-    let open = |name: &str| {
-        let path = dir.join("supervise").join(name);
-        effect::open_to_write(&path)
-    };
-    match open("ok") {
-        Ok(_) => {}
-        // The pipe has no reader, or was never made.
-        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => return Ok(None),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("asking for the runsv of {}", dir.display())),
+    if !has_runsv(dir)? {
+        return Ok(None);
     }
-    let path = dir.join("supervise/status");
+    let path = status_of(dir);
     // A byte more than there is to read, to see that there is no more.
     let mut bytes = [0; STATUS_BYTES + 1];
     match File::open(&path).and_then(|mut file| file.read(&mut bytes)) {
@@ -147,6 +139,11 @@ fn supervised(dir: &Path) -> Result<Option<Status>> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
     }
+}
+
+/// Where runsv says what the service does: in another file each time that it is something else.
+pub(crate) fn status_of(dir: &Path) -> PathBuf {
+    dir.join("supervise/status")
 }
 
 const STATUS_BYTES: usize = 20;
