@@ -20,10 +20,11 @@ pub fn mentioning(path: &Path) -> Vec<i32> {
 
 fn mentions(pid: i32, path: &[u8]) -> bool {
     let of = |name: &str| format!("/proc/{pid}/{name}");
-    // What cannot be read is another user's, or gone.
+    // What cannot be read is another user's, the kernel's own, or gone.
     let in_file = |name| fs::read(of(name)).is_ok_and(|text| contains(&text, path));
-    let in_link = |name| fs::read_link(of(name)).is_ok_and(|target| contains(target.as_os_str().as_bytes(), path));
-    in_file("cmdline") || in_link("cwd") || in_link("exe") || in_file("environ")
+    let in_link = |name| fs::read_link(of(name)).map(|target| contains(target.as_os_str().as_bytes(), path)).ok();
+    let Some(in_exe) = in_link("exe") else { return false };
+    in_exe || in_link("cwd") == Some(true) || in_file("cmdline") || in_file("environ")
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
