@@ -36,12 +36,14 @@ mod test {
     use std::fs::{self, OpenOptions};
     use std::io::Write;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{LazyLock, OnceLock};
+    use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 
     use rustix::process::{Signal, getpid, kill_process};
 
     static PROCESS: OnceLock<String> = OnceLock::new();
     static DIE_AT: LazyLock<Option<String>> = LazyLock::new(|| env::var("PLATYPUS_DIE_AT").ok());
+    /// Held by who comes to a step: what another thread comes to while this one dies is not come to.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     /// How often this process has come to the step at which it is to die.
     static COME: AtomicUsize = AtomicUsize::new(0);
 
@@ -80,6 +82,7 @@ mod test {
             let program = env::current_exe().ok();
             program.and_then(|program| Some(program.file_name()?.to_str()?.to_owned())).unwrap_or_default()
         });
+        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(list) = env::var_os("PLATYPUS_STEPS") {
             let list = OpenOptions::new().append(true).create(true).open(list);
             list.and_then(|mut list| list.write_all(format!("{process}:{name}\n").as_bytes()))
