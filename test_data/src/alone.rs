@@ -11,13 +11,14 @@ use crate::Scratch;
 const MARK: &str = "PLATYPUS_TEST_ALONE";
 
 /// Runs the test that calls this, `test`, once more in namespaces of its own. True there; false, and the test has nothing
-/// left to do, here.
-pub fn alone(test: &str) -> bool {
+/// left to do, here. What it makes there is all in one scratch directory of such a kind, since its own reapers end with
+/// the namespace.
+pub fn alone(test: &str, scratch: fn() -> Scratch) -> bool {
     if std::env::var_os(MARK).is_some() {
         return true;
     }
     // Ended from outside when the test itself is killed.
-    let scratch = Scratch::new();
+    let scratch = scratch();
     let program = std::env::current_exe().expect("a test knows its program");
     let mut again = in_namespaces([program.as_os_str(), "--exact".as_ref(), test.as_ref(), "--nocapture".as_ref()]);
     let output = again.env(MARK, "1").env("TMPDIR", scratch.path()).output().expect("unshare starts");

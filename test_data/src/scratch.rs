@@ -42,12 +42,15 @@ impl Scratch {
     /// In memory, where the disk's noise does not drown what is measured; where there is no tmpfs, it says so and is as
     /// any other.
     pub fn in_memory() -> Self {
-        let tmpfs = Path::new("/dev/shm");
-        if rustix::fs::statfs(tmpfs).is_ok_and(|found| found.f_type == TMPFS) {
-            return Self::under(tmpfs);
+        let usual = std::env::temp_dir();
+        // Where the usual place is one, nobody needs another: it may be another scratch directory, which goes with all in it.
+        for tmpfs in [&usual, Path::new("/dev/shm")] {
+            if rustix::fs::statfs(tmpfs).is_ok_and(|found| found.f_type == TMPFS) {
+                return Self::under(tmpfs);
+            }
         }
-        println!("{} is no tmpfs: what is measured includes the disk", tmpfs.display());
-        Self::new()
+        println!("/dev/shm is no tmpfs: what is measured includes the disk");
+        Self::under(&usual)
     }
 
     /// In a directory that is there.

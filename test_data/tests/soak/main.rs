@@ -13,7 +13,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fixtures::{Agent, Consul, Fault, Host, Proxy, alone, pass};
+use fixtures::{Agent, Consul, Fault, Host, Proxy, Scratch, alone, pass};
 
 use snapshot::{Snapshot, raze};
 use world::World;
@@ -21,7 +21,7 @@ use world::World;
 #[test]
 fn agents_that_are_killed_at_random_moments_leave_the_host_as_if_nothing_had_happened() {
     // The packet filter that is changed is this test's own.
-    if !alone("agents_that_are_killed_at_random_moments_leave_the_host_as_if_nothing_had_happened") {
+    if !alone("agents_that_are_killed_at_random_moments_leave_the_host_as_if_nothing_had_happened", Scratch::new) {
         return;
     }
     let number = |name: &str| env::var(name).ok().and_then(|value| value.parse::<u64>().ok());

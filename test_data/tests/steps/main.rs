@@ -21,7 +21,7 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use fixtures::alone;
+use fixtures::{Scratch, alone};
 
 use scenarios::{On, Scenario, scenarios};
 use site::Site;
@@ -35,7 +35,7 @@ const FIRST: usize = 6;
 #[test]
 fn whichever_step_an_agent_dies_at_the_host_ends_as_if_it_had_not() {
     // The processes that agents look through are this test's own.
-    if !alone("whichever_step_an_agent_dies_at_the_host_ends_as_if_it_had_not") {
+    if !alone("whichever_step_an_agent_dies_at_the_host_ends_as_if_it_had_not", Scratch::in_memory) {
         return;
     }
     let began = Instant::now();
