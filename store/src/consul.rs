@@ -19,8 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::{Method, StatusCode};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 pub use self::client::Refused;
@@ -73,7 +72,7 @@ impl Consul {
         // A transaction takes no empty prefix, and nothing is missing from everything.
         let asked = if prefixes.contains(&everything[0]) { &everything } else { prefixes };
         let mut documents = Documents::new();
-        self.each(asked, &mut |_, some| documents.extend(some)).await?;
+        self.each(asked, &mut |_, mut some| documents.append(&mut some)).await?;
         Ok(documents)
     }
 
@@ -173,7 +172,7 @@ impl Consul {
     }
 
     async fn transaction(&self, prefixes: &[Prefix]) -> Result<Documents> {
-        let get = |prefix: &Prefix| json!({"KV": {"Verb": "get-tree", "Key": prefix.as_str()}});
+        let get = |prefix| Operation { kv: Read { verb: "get-tree", key: Prefix::as_str(prefix) } };
         let operations = prefixes.iter().map(get).collect::<Vec<_>>();
         let about = match prefixes {
             [first, .., last] => format!("{first} … {last} (a transaction of {} reads)", prefixes.len()),
@@ -193,7 +192,21 @@ impl Consul {
     }
 }
 
-/// What `/v1/txn` answers.
+/// What `/v1/txn` is asked.
+#[derive(Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+struct Operation<'a> {
+    kv: Read<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Read<'a> {
+    verb: &'static str,
+    key: &'a str,
+}
+
+/// What it answers.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Transaction<'a> {

@@ -78,7 +78,7 @@ impl App {
 }
 
 /// How long the steps of a replacement may take.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Timeouts {
     /// From TERM to KILL.
     pub stop: Seconds,

@@ -9,7 +9,7 @@ mod values;
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::de::{DeserializeOwned, Error as _, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -173,7 +173,7 @@ pub enum Status {
 }
 
 /// When a started instance counts as healthy: `{"http": {"port": 80, "path": "/health"}, "deadline_seconds": 60}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "HealthFields", into = "HealthFields")]
 pub struct Health {
     pub check: Check,
@@ -186,7 +186,7 @@ pub struct Health {
 }
 
 /// One way of asking an instance how it is. Ports are on this host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Check {
     /// A GET that answers 2xx.
     Http(HttpCheck),
@@ -196,13 +196,13 @@ pub enum Check {
     Script(InstallPath),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HttpCheck {
     pub port: PortNumber,
     pub path: UrlPath,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TcpCheck {
     pub port: PortNumber,
 }
@@ -306,20 +306,35 @@ pub trait Parse: DeserializeOwned {
     fn parse(bytes: &[u8]) -> Result<Self> {
         ensure!(!bytes.iter().all(u8::is_ascii_whitespace), "the document is empty");
         ensure!(depth(bytes) <= MOST_DEPTH, "objects and lists are nested more than {MOST_DEPTH} deep");
-        let parsed = serde_json::from_slice(bytes).or_else(|_| Self::parse_or_say_where(bytes))?;
-        // Into a field that nobody knows, the parser does not look.
-        std::str::from_utf8(bytes).map_err(|error| anyhow!("this is not JSON: {error}"))?;
-        Ok(parsed)
+        // All of it at once: of bytes the parser would look at each string by itself, and at no field that nobody knows.
+        let text = std::str::from_utf8(bytes).map_err(|error| NotUtf8::after(&bytes[..error.valid_up_to()]))?;
+        serde_json::from_str(text).or_else(|_| Self::parse_or_say_where(text))
     }
 
     /// To keep track of where one is takes longer than to parse, and most documents are fine.
-    fn parse_or_say_where(bytes: &[u8]) -> Result<Self> {
-        let mut json = serde_json::Deserializer::from_slice(bytes);
+    fn parse_or_say_where(text: &str) -> Result<Self> {
+        let mut json = serde_json::Deserializer::from_str(text);
         let document = serde_path_to_error::deserialize(&mut json)?;
         json.end()?;
         Ok(document)
     }
 }
+
+/// Where a document holds what no text does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("invalid UTF-8 at line {line} column {column}")]
+pub(crate) struct NotUtf8 {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+}
+
+impl NotUtf8 {
+    fn after(text: &[u8]) -> Self {
+        let lines = text.split(|byte| *byte == b'\n');
+        Self { line: lines.clone().count(), column: { lines }.next_back().map_or(0, <[u8]>::len) + 1 }
+    }
+}
+
 /// Parsers stop at 128, and agents keep what a document holds inside documents of their own.
 const MOST_DEPTH: usize = 64;
 
@@ -351,7 +366,8 @@ impl Parse for DeployConfig {}
 /// The fields of a document that nobody asks for.
 fn unknown<T: Parse>(bytes: &[u8]) -> Vec<String> {
     let mut unknown = Vec::new();
-    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let Ok(text) = std::str::from_utf8(bytes) else { return unknown };
+    let mut json = serde_json::Deserializer::from_str(text);
     // What it parses to, if it does, is known already.
     let _ = serde_ignored::deserialize::<_, _, T>(&mut json, |path| unknown.push(dotted(&path)));
     unknown

@@ -36,6 +36,10 @@ impl Plan {
 }
 
 pub(crate) fn decide(app: &App, seen: &Names) -> Plan {
+    // As it is nearly always.
+    if *seen == wanted(app) {
+        return Plan::default();
+    }
     let is_whole = |name: &&str| is_install(&app.name, name) && !seen.contains(*name);
     let aside = |name: &str| name.strip_prefix(ASIDE).filter(is_whole).map(str::to_owned);
     let put_back = seen.iter().filter_map(|name| aside(name)).collect::<Vec<_>>();
@@ -57,9 +61,14 @@ pub(crate) fn decide(app: &App, seen: &Names) -> Plan {
 /// The app's installs that intent does not name. Anything of another name is somebody else's. (`slug_x_1` is the version
 /// `x_1` of `slug`, and never the version `1` of a `slug_x`, since no two apps share a basedir.)
 pub(crate) fn unwanted<'a>(app: &App, seen: &'a Names) -> BTreeSet<&'a str> {
-    let wanted = app.versions().map(|version| install_name(&app.name, version)).gather::<BTreeSet<_>>();
+    let wanted = wanted(app);
     let unwanted = seen.iter().filter(|name| is_install(&app.name, name) && !wanted.contains(*name));
     unwanted.map(String::as_str).gather()
+}
+
+/// The installs that intent names.
+fn wanted(app: &App) -> Names {
+    app.versions().map(|version| install_name(&app.name, version)).gather()
 }
 
 fn is_install(app: &AppName, name: &str) -> bool {

@@ -71,8 +71,12 @@ fn bytes(text: &str) -> Result<u64, String> {
 
 /// The installs of `app` that are to be removed, in that order. Most often it is clear from their names that there are none.
 pub(crate) fn doomed(app: &App, names: &Names, keep: &Keep) -> Result<Vec<Unwanted>> {
+    let may_stay = |count| count <= keep.count && keep.bytes.is_none();
+    if may_stay(names.len()) {
+        return Ok(Vec::new());
+    }
     let names = unwanted(app, names);
-    if names.len() <= keep.count && keep.bytes.is_none() {
+    if may_stay(names.len()) {
         return Ok(Vec::new());
     }
     let (installs, now) = (Installs::of(app), SystemTime::now());

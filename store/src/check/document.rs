@@ -4,7 +4,7 @@ use anyhow::Error;
 
 use super::{Finding, Position, some_of, twice::twice};
 use crate::name::BadName;
-use crate::schema::{Config, IntentKey, Parse, SeveralActive, is_reality};
+use crate::schema::{Config, IntentKey, NotUtf8, Parse, SeveralActive, is_reality};
 use crate::{Document, Version};
 
 /// What is wrong with the document under `key`, whatever else there is.
@@ -81,6 +81,9 @@ fn refused(key: &str, bytes: &[u8], error: &Error) -> Finding {
 fn position(error: &Error) -> Option<Position> {
     let in_field =
         error.downcast_ref::<serde_path_to_error::Error<serde_json::Error>>().map(serde_path_to_error::Error::inner);
+    if let Some(NotUtf8 { line, column }) = error.downcast_ref() {
+        return Some(Position { line: *line, column: *column });
+    }
     let error = in_field.or_else(|| error.downcast_ref::<serde_json::Error>())?;
     (error.is_syntax() || error.is_eof()).then(|| Position { line: error.line(), column: error.column() })
 }

@@ -192,9 +192,16 @@ fn where_json_breaks_is_said() {
         assert_eq!(finding.position, Some(Position { line, column }), "{text}");
         assert!(finding.reason.starts_with("this is not JSON: ") && !finding.reason.contains(" line "), "{finding:?}");
     }
-    let mut documents = with(&[]);
-    documents.insert(CONFIG.to_owned(), document(b"{\"versions\": {\"\xff\": \"prep\"}}"));
-    assert!(only(&documents).position.is_some());
+    for text in
+        [&b"{\n\"versions\": {\"\xff\": \"prep\"}}"[..], b"{\n\"versions\": \"\xff\"}", b"{\n\"unknown\":   \"\xff\"}"]
+    {
+        let mut documents = with(&[]);
+        documents.insert(CONFIG.to_owned(), document(text));
+        let finding = only(&documents);
+        let column = text.iter().position(|byte| *byte == 0xff).unwrap() - 1;
+        assert_eq!(finding.position, Some(Position { line: 2, column }), "{finding:?}");
+        assert_eq!(finding.reason, "this is not JSON: invalid UTF-8");
+    }
 }
 
 #[test]

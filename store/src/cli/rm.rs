@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
-use store::schema::{IntentKey, NodeDocument};
+use store::schema::{IntentKey, NodeDocument, Parse};
 use store::{AppName, ClusterName, Documents, Key, Prefix, Store};
 
 use super::change::{Action, Change};
@@ -111,10 +111,10 @@ pub(super) fn users(nodes: &Documents, app: &AppName, cluster: &ClusterName) -> 
         let is_ours = matches!(IntentKey::parse(key), Ok(IntentKey::Node(_, ours)) if ours == *app);
         match document {
             Err(reason) if is_ours || key.ends_with('/') => users.push(format!("perhaps by {key} ({reason})")),
-            Ok(document) if is_ours => match serde_json::from_slice::<NodeDocument>(&document.bytes) {
+            Ok(document) if is_ours => match NodeDocument::parse(&document.bytes) {
                 Ok(node) if node.cluster == *cluster => users.push(key.clone()),
                 Ok(_) => {}
-                Err(error) => users.push(format!("perhaps by {key} ({error})")),
+                Err(error) => users.push(format!("perhaps by {key} ({error:#})")),
             },
             Ok(_) | Err(_) => {}
         }

@@ -113,8 +113,8 @@ impl Answer {
         if self.status != StatusCode::OK {
             return Err(self.error());
         }
-        serde_json::from_slice(&self.body)
-            .with_context(|| format!("{}: an answer that Consul does not give", self.asked))
+        let wrong = || format!("{}: an answer that Consul does not give", self.asked);
+        serde_json::from_str(std::str::from_utf8(&self.body).with_context(wrong)?).with_context(wrong)
     }
 
     /// What an answer says that all is not well.
