@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, Metadata};
+use std::hash::{Hash, Hasher};
 use std::io::ErrorKind;
+use std::mem::discriminant;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -15,6 +17,8 @@ use sha2::{Digest as _, Sha256};
 use store::intent::{App, Timeouts};
 use store::schema::{BaseDir, Health, UserName};
 use store::{AppName, ClusterName, Version};
+
+use crate::below;
 
 /// Everything that a version's processes are started from, and how they are judged and stopped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -118,7 +122,7 @@ impl Definition {
 
     /// The file that the app finds in `CONFIG_PATH`.
     pub(crate) fn config_path(&self) -> PathBuf {
-        config_path(&self.basedir, &self.digest())
+        config_path(&self.basedir, self.digest().as_str())
     }
 
     /// The directory that the app finds in `DATA_DIR`, and may write in.
@@ -148,10 +152,10 @@ pub(crate) fn check_name(health: Option<&Health>) -> String {
 
 /// What a digest covers, in the order of the keys.
 #[derive(Serialize)]
-struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     basedir: &'a BaseDir,
     cluster: &'a ClusterName,
-    entries: &'a Entries,
+    pub(crate) entries: &'a Entries,
     #[serde(skip_serializing_if = "Option::is_none")]
     restart: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,8 +165,14 @@ struct Inputs<'a> {
     version: &'a Version,
 }
 
-impl Inputs<'_> {
-    fn digest(&self) -> Digest {
+impl<'a> Inputs<'a> {
+    /// As of what [`Definition::new`] makes of the same, without making it.
+    pub(crate) fn of(app: &'a App, version: &'a Version, entries: &'a Entries) -> Self {
+        let App { basedir, cluster, runas, user_config, restart, .. } = app;
+        Self { basedir, cluster, entries, restart: restart.as_deref(), runas: runas.as_ref(), user_config, version }
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
         let mut text = b"platypus definition 1\n".to_vec();
         serde_json::to_writer(&mut text, self).expect("its keys are strings");
         let hash = Sha256::digest(text);
@@ -170,20 +180,46 @@ impl Inputs<'_> {
     }
 }
 
-/// As of what [`Definition::new`] makes of the same, without making it.
-pub(crate) fn digest_of(app: &App, version: &Version, entries: &Entries) -> Digest {
-    let App { basedir, cluster, runas, user_config, restart, .. } = app;
-    let (restart, runas) = (restart.as_deref(), runas.as_ref());
-    Inputs { basedir, cluster, entries, restart, runas, user_config, version }.digest()
+/// Of two that have different digests it is not the same, as long as its hasher does not make it so.
+impl Hash for Inputs<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { basedir, cluster, entries, restart, runas, user_config, version } = self;
+        (basedir, cluster, entries, restart, runas, version).hash(state);
+        hash_object(user_config, state);
+    }
 }
 
-pub(crate) fn config_path(basedir: &BaseDir, digest: &Digest) -> PathBuf {
-    basedir.path().join(format!("config/{}.json", digest.as_str()))
+fn hash_object<H: Hasher>(object: &Map<String, Value>, state: &mut H) {
+    object.len().hash(state);
+    for (name, value) in object {
+        name.hash(state);
+        hash_value(value, state);
+    }
+}
+
+/// As serde_json's own hash is not, to which -1 and the greatest number of 64 bits are one, and 0.0 and -0.0 are.
+fn hash_value<H: Hasher>(value: &Value, state: &mut H) {
+    discriminant(value).hash(state);
+    match value {
+        Value::Null => {}
+        Value::Bool(bool) => bool.hash(state),
+        Value::Number(number) => (number.as_u64(), number.as_i64(), number.as_f64().map(f64::to_bits)).hash(state),
+        Value::String(text) => text.hash(state),
+        Value::Array(items) => {
+            items.len().hash(state);
+            items.iter().for_each(|item| hash_value(item, state));
+        }
+        Value::Object(object) => hash_object(object, state),
+    }
+}
+
+pub(crate) fn config_path(basedir: &BaseDir, digest: &str) -> PathBuf {
+    below(basedir.path(), &["config/", digest, ".json"])
 }
 
 /// Where an app's version is unpacked. Whoever unpacks makes it appear as a whole.
 pub(crate) fn install(basedir: &BaseDir, app: &AppName, version: &Version) -> PathBuf {
-    basedir.path().join(install_link(app, version))
+    below(basedir.path(), &["installs/", app.as_str(), "_", version.as_str()])
 }
 
 /// The same as a link in the basedir has it.
@@ -193,7 +229,7 @@ pub(crate) fn install_link(app: &AppName, version: &Version) -> PathBuf {
 
 /// What the install launches: `bin/launch` itself, or each executable in it.
 pub(crate) fn entries(app: &AppName, install: &Path) -> Result<Entries> {
-    let launch = install.join("bin/launch");
+    let launch = below(install, &["bin/launch"]);
     let metadata = match fs::metadata(&launch) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -237,6 +273,8 @@ fn executable(path: &Path, metadata: &Metadata) -> Result<()> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::hash::DefaultHasher;
+
     use serde_json::json;
 
     use super::*;
@@ -264,6 +302,53 @@ pub(crate) mod tests {
         assert_eq!(plain.digest().as_str(), "d09bda3ed74a69a320f0dd735018481b841a264c07705772b72b26c6eb052ec9");
         assert_eq!(full.digest().as_str(), "b21e7021bf1aa907282b2890480e69f8cc92051e83fb65ca5510cd0115fb790c");
         assert_eq!(restarted.digest().as_str(), "c63e6e3657fc72079a8560ead139b3b8d0f88ce6a6834c82ab3e84e13e2fbf4b");
+    }
+
+    #[test]
+    fn what_makes_another_digest_makes_another_hash() {
+        let values = [
+            json!(null),
+            json!(false),
+            json!(""),
+            json!([]),
+            json!({}),
+            json!(0),
+            json!(0.0),
+            json!(-0.0),
+            json!(1),
+            json!(1.0),
+            json!(1.0f64.to_bits()),
+            json!(-1),
+            json!(u64::MAX),
+            json!(u64::MAX as f64),
+            json!("1"),
+            json!([1]),
+            json!([[1]]),
+            json!([1, null]),
+            json!({"a": 1}),
+            json!({"a": [1]}),
+            json!({"b": 1}),
+            json!("a\u{ff}"),
+        ];
+        let hash = |value: &Value| {
+            let user_config = [("x".to_owned(), value.clone())].into_iter().collect();
+            let definition = Definition { user_config, ..definition("0.1") };
+            let Definition { version, cluster, basedir, user_config, entries, .. } = &definition;
+            let inputs = Inputs { basedir, cluster, entries, restart: None, runas: None, user_config, version };
+            let mut hasher = DefaultHasher::new();
+            inputs.hash(&mut hasher);
+            (inputs.digest(), hasher.finish())
+        };
+        for (at, one) in values.iter().enumerate() {
+            for (with, other) in values.iter().enumerate() {
+                let ((digest, hashed), (other_digest, other_hashed)) = (hash(one), hash(other));
+                assert_eq!(
+                    (digest == other_digest, hashed == other_hashed),
+                    (at == with, at == with),
+                    "{one} and {other}"
+                );
+            }
+        }
     }
 
     #[test]

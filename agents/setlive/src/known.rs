@@ -9,7 +9,9 @@ mod registered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::hash::{Hash, Hasher};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -22,18 +24,21 @@ use rustix::fs::{Mode, OFlags, Stat, lstat, open, stat};
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 use store::intent::App;
-use store::{AppName, Gather};
+use store::{AppName, Gather, Version};
 
 use crate::Site;
-use crate::definition::{self, Entries};
+use crate::definition::{self, Entries, Inputs};
 use crate::runit::{self, Control};
 
 /// Two changes of a file within one tick of the kernel's clock leave the same times. A tick takes 10 ms at the most.
 const TICK: Duration = Duration::from_millis(20);
 
-/// What is known of an app that was found converged: a hash of who found it so, of what is wanted, and of the stamps of
-/// the app's record, of all files and links that it owns, and of what runsv says of its services.
+/// What is known of an app that was found converged: its definition's digest, and a hash of who found it so, of what is
+/// wanted, and of the stamps of the app's record, of all files and links that it owns, and of what runsv says of its
+/// services.
 type Mark = String;
+/// No change leaves it as it is.
+type Stamp = [u8; 56];
 
 /// What earlier passes found, and what this one could not know by it.
 #[derive(Debug)]
@@ -42,9 +47,17 @@ pub(crate) struct Known {
     /// Where is noted what is [`registered`].
     registered: PathBuf,
     /// What each mark begins with, who looks: another program, or one that is told otherwise, may find another thing.
-    who: Sha256,
-    marks: OnceLock<Marks>,
+    who: [u8; 32],
+    earlier: OnceLock<Earlier>,
     unknown: Mutex<Vec<Arc<App>>>,
+}
+
+/// What a pass begins with.
+#[derive(Debug)]
+struct Earlier {
+    marks: Marks,
+    /// Of all links to services.
+    links: Option<Stamp>,
 }
 
 impl Known {
@@ -52,12 +65,8 @@ impl Known {
     pub(crate) fn open(stage: &Path, who: &str) -> Option<Self> {
         let [path, registered] = [".known", ".registered"].map(|name| stage.join(".platypus").join(name));
         let program = stamp(&stat("/proc/self/exe").ok()?);
-        let who = Sha256::new().chain_update(program).chain_update(who);
-        Some(Self { path, registered, who, marks: OnceLock::new(), unknown: Mutex::default() })
-    }
-
-    fn marks(&self) -> &Marks {
-        self.marks.get_or_init(|| Marks::read(&self.path).unwrap_or_default())
+        let who = Sha256::new().chain_update(program).chain_update(who).finalize().into();
+        Some(Self { path, registered, who, earlier: OnceLock::new(), unknown: Mutex::default() })
     }
 }
 
@@ -65,31 +74,40 @@ impl Known {
 #[derive(Debug, Default)]
 struct Marks {
     text: String,
-    /// Where lines begin.
-    lines: Vec<usize>,
+    lines: Vec<Line>,
+}
+
+/// Where in the text its parts are.
+#[derive(Debug)]
+struct Line {
+    app: Range<usize>,
+    mark: Range<usize>,
 }
 
 impl Marks {
     fn read(path: &Path) -> io::Result<Self> {
         let text = read_ours(path)?;
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(end, _)| end + 1));
-        let lines = starts.filter(|start| *start < text.len()).collect();
+        let (mut lines, mut start) = (Vec::new(), 0);
+        for line in text.split_terminator('\n') {
+            let end = start + line.len();
+            if let Some((app, _)) = line.split_once(' ') {
+                let app = start..start + app.len();
+                lines.push(Line { mark: app.end + 1..end, app });
+            }
+            start = end + 1;
+        }
         Ok(Self { text, lines })
     }
 
     fn of(&self, app: &AppName) -> Option<&str> {
-        let at = self.lines.partition_point(|start| self.line(*start).0 < app.as_str());
-        let (name, mark) = self.line(*self.lines.get(at)?);
-        (name == app.as_str()).then_some(mark)
-    }
-
-    fn line(&self, start: usize) -> (&str, &str) {
-        let line = self.text[start..].split('\n').next().unwrap_or_default();
-        line.split_once(' ').unwrap_or((line, ""))
+        let name = |line: &Line| &self.text[line.app.clone()];
+        let at = self.lines.partition_point(|line| name(line) < app.as_str());
+        let line = self.lines.get(at).filter(|line| name(line) == app.as_str())?;
+        Some(&self.text[line.mark.clone()])
     }
 
     fn all(&self) -> BTreeMap<AppName, Mark> {
-        let lines = self.lines.iter().map(|start| self.line(*start));
+        let lines = self.lines.iter().map(|Line { app, mark }| (&self.text[app.clone()], &self.text[mark.clone()]));
         lines.filter_map(|(app, mark)| Some((app.parse().ok()?, mark.to_owned()))).gather()
     }
 }
@@ -110,15 +128,23 @@ impl Site {
 
     /// Reads what earlier passes found, while the store works.
     pub(crate) fn recall(&self) {
-        self.known.as_ref().map(Known::marks);
+        self.known.as_ref().map(|known| self.earlier(known));
+    }
+
+    fn earlier<'a>(&self, known: &'a Known) -> &'a Earlier {
+        let read = || Earlier { marks: Marks::read(&known.path).unwrap_or_default(), links: self.stamp_of_links() };
+        known.earlier.get_or_init(read)
     }
 
     /// Whether the app is as an earlier pass found it converged, and runs.
     pub(crate) fn knows(&self, app: &Arc<App>) -> bool {
         let Some(known) = &self.known else { return false };
         let is_known = || {
-            let found = known.marks().of(&app.name)?;
-            let (entries, mark) = self.mark(known, app)?;
+            let Earlier { marks, links } = self.earlier(known);
+            let found = marks.of(&app.name)?;
+            let (digest, _) = found.split_once(' ')?;
+            let (version, entries) = launched(app)?;
+            let mark = self.mark(known, links.as_ref()?, &Inputs::of(app, version, &entries), app, digest)?;
             // What each service does, its runsv has in a file that the mark knows.
             let is_looked_after = |service: &String| runit::has_runsv(&self.places.staged(service)).unwrap_or(false);
             Some(mark == found && entries.keys().all(is_looked_after))
@@ -135,16 +161,26 @@ impl Site {
         let Some(known) = &self.known else { return Ok(()) };
         let mut unknown = std::mem::take(&mut *known.unknown.lock().unwrap_or_else(PoisonError::into_inner));
         unknown.retain(|app| converged.contains(&app.name));
-        let mark = |app: &Arc<App>| self.mark(known, app).map(|(_, mark)| mark);
-        let marked = unknown.into_iter().filter_map(|app| mark(&app).map(|mark| (app, mark))).collect::<Vec<_>>();
+        let mark = |links: &Stamp, app: &Arc<App>| {
+            let (version, entries) = launched(app)?;
+            let inputs = Inputs::of(app, version, &entries);
+            self.mark(known, links, &inputs, app, inputs.digest().as_str())
+        };
+        let Some(links) = self.stamp_of_links() else { return Ok(()) };
+        let marked =
+            unknown.into_iter().filter_map(|app| mark(&links, &app).map(|mark| (app, mark))).collect::<Vec<_>>();
         if marked.is_empty() {
             return Ok(());
         }
         // What is changed from here on shows in its stamp, and what was changed before is looked at.
         thread::sleep(TICK);
+        if self.stamp_of_links() != Some(links) {
+            return Ok(());
+        }
         let is_settled = |app: &Arc<App>| self.is_settled(&app.name, &Wanted::App(app.clone())).unwrap_or(false);
-        let same = marked.into_iter().filter(|(app, before)| mark(app).as_ref() == Some(before) && is_settled(app));
-        let mut marks = known.marks().all();
+        let same =
+            marked.into_iter().filter(|(app, before)| mark(&links, app).as_ref() == Some(before) && is_settled(app));
+        let mut marks = self.earlier(known).marks.all();
         marks.extend(same.map(|(app, mark)| (app.name.clone(), mark)));
         let present = self.records.apps()?;
         marks.retain(|app, _| present.contains(app));
@@ -152,26 +188,42 @@ impl Site {
         files::write("word of what is known", &known.path, text.as_bytes(), 0o600).map(drop)
     }
 
+    /// Links are only ever replaced, and that changes the directory that they are in.
+    fn stamp_of_links(&self) -> Option<Stamp> {
+        settled_stamp(&stat(&self.places.runit).ok()?)
+    }
+
     /// `None` when there is nothing to know it by.
-    fn mark(&self, known: &Known, app: &App) -> Option<(Entries, Mark)> {
-        let version = app.active.as_ref().filter(|_| !app.drain)?;
-        let entries = definition::entries(&app.name, &definition::install(&app.basedir, &app.name, version)).ok()?;
-        let digest = definition::digest_of(app, version, &entries);
-        let mut hash = known.who.clone();
-        hash.update(serde_json::to_vec(&(&app.name, &digest, &app.health, &app.timeouts)).ok()?);
-        let mut all = self.places.owned(&app.basedir, &digest, &entries);
+    fn mark(&self, known: &Known, links: &Stamp, inputs: &Inputs<'_>, app: &App, digest: &str) -> Option<Mark> {
+        let mut hashed = Bytes([&known.who[..], links].concat());
+        (&app.name, inputs, &app.health, &app.timeouts).hash(&mut hashed);
+        let mut all = self.places.owned(&app.basedir, digest, inputs.entries);
         all.push(self.records.path(&app.name));
-        all.extend(entries.keys().map(|service| runit::status_of(&self.places.staged(service))));
+        all.extend(inputs.entries.keys().map(|service| runit::status_of(&self.places.staged(service))));
         for path in &all {
-            let found = lstat(path).ok()?;
-            // A file system that counts in whole seconds has longer ticks.
-            if found.st_ctime_nsec == 0 {
-                return None;
-            }
-            hash.update(stamp(&found));
+            hashed.write(&settled_stamp(&lstat(path).ok()?)?);
         }
-        let mark = format!("{:x}", hash.finalize());
-        Some((entries, mark))
+        Some(format!("{digest} {:x}", Sha256::digest(hashed.0)))
+    }
+}
+
+/// The version that shall run, and what its install launches.
+fn launched(app: &App) -> Option<(&Version, Entries)> {
+    let version = app.active.as_ref().filter(|_| !app.drain)?;
+    Some((version, definition::entries(&app.name, &definition::install(&app.basedir, &app.name, version)).ok()?))
+}
+
+/// What is hashed, for a hash that is the same in every process.
+struct Bytes(Vec<u8>);
+
+impl Hasher for Bytes {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        let hash: [u8; 32] = Sha256::digest(&self.0).into();
+        u64::from_le_bytes(*hash.first_chunk().expect("it is longer"))
     }
 }
 
@@ -188,8 +240,13 @@ fn read_ours(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Device, inode, size and times: no change leaves them as they are.
-fn stamp(found: &Stat) -> [u8; 56] {
+/// `None` where a file system counts in whole seconds: its ticks are longer.
+fn settled_stamp(found: &Stat) -> Option<Stamp> {
+    (found.st_ctime_nsec != 0).then(|| stamp(found))
+}
+
+/// Device, inode, size and times.
+fn stamp(found: &Stat) -> Stamp {
     let times = [found.st_mtime, found.st_ctime].map(i64::cast_unsigned);
     let [modified, changed] = times;
     let (modified_ns, changed_ns) = (found.st_mtime_nsec, found.st_ctime_nsec);

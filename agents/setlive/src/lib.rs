@@ -165,6 +165,17 @@ impl Setlive {
     }
 }
 
+/// The path that `pieces` make together, below `dir`. Joined one by one, each piece would be room that is made anew, and a
+/// look at an app has ten paths.
+fn below(dir: &Path, pieces: &[&str]) -> PathBuf {
+    let length = dir.as_os_str().len() + 1 + pieces.iter().map(|piece| piece.len()).sum::<usize>();
+    let mut path = PathBuf::with_capacity(length);
+    path.extend([dir, Path::new("")]);
+    let mut path = path.into_os_string();
+    pieces.iter().for_each(|piece| path.push(piece));
+    path.into()
+}
+
 /// A directory that is there from now on, as an absolute path: service links and scripts hold it.
 fn existing(dir: &Path) -> Result<PathBuf> {
     files::directory("directory of services", dir)?;

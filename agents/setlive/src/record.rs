@@ -16,6 +16,7 @@ use store::schema::{BaseDir, Health};
 use store::{AppName, ClusterName, Gather, NodeName, Version};
 use tracing::warn;
 
+use crate::below;
 use crate::definition::{Definition, Digest, check_name};
 
 /// What we run of one app, and what is under way.
@@ -234,7 +235,7 @@ impl Records {
     }
 
     pub(crate) fn path(&self, app: &AppName) -> PathBuf {
-        self.dir.join(format!("{app}.json"))
+        below(&self.dir, &[app.as_str(), ".json"])
     }
 }
 

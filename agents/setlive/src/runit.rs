@@ -16,7 +16,7 @@ use rustix::process::Pid;
 use tokio::time::Instant;
 
 use crate::decide::Service;
-use crate::processes;
+use crate::{below, processes};
 
 /// How services are asked and told.
 #[derive(Debug, Clone)]
@@ -116,7 +116,7 @@ struct Status {
 
 /// Whether a runsv looks after `dir`.
 pub(crate) fn has_runsv(dir: &Path) -> Result<bool> {
-    match effect::open_to_write(&dir.join("supervise/ok")) {
+    match effect::open_to_write(&below(dir, &["supervise/ok"])) {
         Ok(_) => Ok(true),
         // The pipe has no reader, or was never made.
         Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(false),
@@ -143,7 +143,7 @@ fn supervised(dir: &Path) -> Result<Option<Status>> {
 
 /// Where runsv says what the service does: in another file each time that it is something else.
 pub(crate) fn status_of(dir: &Path) -> PathBuf {
-    dir.join("supervise/status")
+    below(dir, &["supervise/status"])
 }
 
 const STATUS_BYTES: usize = 20;

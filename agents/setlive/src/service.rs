@@ -13,8 +13,9 @@ use serde_json::json;
 use store::schema::BaseDir;
 use store::{AppName, Gather};
 
+use crate::below;
 use crate::data;
-use crate::definition::{Definition, Digest, Entries, config_path, install_link};
+use crate::definition::{Definition, Entries, config_path, install_link};
 use crate::record::finisher;
 
 /// Where services are built, and where runsvdir looks for them.
@@ -44,7 +45,7 @@ enum Owned {
 
 impl Places {
     pub(crate) fn staged(&self, service: &str) -> PathBuf {
-        self.stage.join(service)
+        below(&self.stage, &[service])
     }
 
     pub(crate) fn link(&self, service: &str) -> PathBuf {
@@ -52,11 +53,11 @@ impl Places {
     }
 
     fn run(&self, service: &str) -> PathBuf {
-        self.staged(service).join("run")
+        below(&self.stage, &[service, "/run"])
     }
 
     fn log_run(&self, service: &str) -> PathBuf {
-        self.staged(service).join("log/run")
+        below(&self.stage, &[service, "/log/run"])
     }
 
     /// True when all that the definition needs is on disk as it shall be.
@@ -68,11 +69,11 @@ impl Places {
         })
     }
 
-    /// Where all that is that [`Places::hold`] reads, of a definition that we build ourselves.
-    pub(crate) fn owned(&self, basedir: &BaseDir, digest: &Digest, entries: &Entries) -> Vec<PathBuf> {
+    /// Where all that is that [`Places::hold`] reads, of a definition that we build ourselves; but for links to services.
+    pub(crate) fn owned(&self, basedir: &BaseDir, digest: &str, entries: &Entries) -> Vec<PathBuf> {
         let mut owned = vec![config_path(basedir, digest), current(basedir)];
         for service in entries.keys() {
-            owned.extend([self.run(service), self.log_run(service), self.link(service)]);
+            owned.extend([self.run(service), self.log_run(service)]);
         }
         owned
     }
@@ -187,7 +188,7 @@ impl Places {
 
 /// The link to the install that runs.
 fn current(basedir: &BaseDir) -> PathBuf {
-    basedir.path().join("current")
+    below(basedir.path(), &["current"])
 }
 
 impl Builder {
@@ -282,8 +283,9 @@ mod tests {
         let looked_at = looked_at.map(|owned| match owned {
             Owned::File { path, .. } | Owned::Link { path, .. } => path,
         });
-        let mut looked_at = looked_at.collect::<Vec<_>>();
-        let mut owned = places.owned(&definition.basedir, &definition.digest(), &definition.entries);
+        // What is a link to a service shows in the directory of those links.
+        let mut looked_at = looked_at.filter(|path| path.parent() != Some(&places.runit)).collect::<Vec<_>>();
+        let mut owned = places.owned(&definition.basedir, definition.digest().as_str(), &definition.entries);
         looked_at.sort();
         owned.sort();
         assert_eq!(owned, looked_at);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use converge::files;
-use sha2::Digest;
+use sha2::{Digest, Sha256};
 
 use super::{Known, Mark, read_ours};
 
@@ -39,7 +39,7 @@ impl Known {
     }
 
     fn mark_of_registered(&self, until: u64, all: &str) -> Mark {
-        let hash = self.who.clone().chain_update(until.to_le_bytes()).chain_update(all);
+        let hash = Sha256::new().chain_update(self.who).chain_update(until.to_le_bytes()).chain_update(all);
         format!("{:x}", hash.finalize())
     }
 }

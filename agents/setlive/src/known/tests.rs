@@ -157,7 +157,7 @@ fn what_changed_in_any_way_is_looked_at_in_full() {
         entry.path()
     };
     type Change<'a> = (&'a str, bool, &'a dyn Fn(&Live));
-    let changes: [Change<'_>; 13] = [
+    let changes: [Change<'_>; 14] = [
         ("an edited file", false, &|live| edit(&live.path("stage/slug/run"))),
         ("another edited file", false, &|live| edit(&live.path("stage/slug/log/run"))),
         ("edited by another name of it", false, &|live| {
@@ -191,6 +191,9 @@ fn what_changed_in_any_way_is_looked_at_in_full() {
         }),
         ("a service that is down", false, &|live| live.status(0, b'd')),
         ("a process that is gone", false, &|live| live.status(i32::MAX, b'u')),
+        ("a link to another app's service", true, &|live| {
+            symlink(live.path("stage/other"), live.path("runit/other")).unwrap();
+        }),
         ("the same, written again", true, &|live| {
             let run = live.path("stage/slug/run");
             fs::write(&run, fs::read(&run).unwrap()).unwrap();
@@ -201,6 +204,8 @@ fn what_changed_in_any_way_is_looked_at_in_full() {
         live.pass();
         change(&live);
         assert_eq!((live.is_known(), live.is_settled()), (false, settled), "{what}");
+        live.pass();
+        assert_eq!(live.is_known(), settled, "{what}");
     }
 }
 
