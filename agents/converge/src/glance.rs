@@ -14,9 +14,30 @@ use store::AppName;
 use store::intent::App;
 use tokio::task::JoinSet;
 
-/// Whether an attempt at an app that is wanted so would find nothing to do. Called on any thread, may wait for the disk,
-/// and changes nothing.
-pub type Glance = Arc<dyn Fn(&Arc<App>) -> bool + Send + Sync>;
+type Look = Arc<dyn Fn(&Arc<App>) -> bool + Send + Sync>;
+
+/// What tells whether an attempt at an app that is wanted so would find nothing to do.
+#[derive(Clone)]
+pub enum Glance {
+    /// None ever finds anything: there is only something to do for all apps together.
+    NotNeeded,
+    /// Called on any thread, may wait for the disk, and changes nothing.
+    By(Look),
+}
+
+impl Glance {
+    pub fn by(look: impl Fn(&Arc<App>) -> bool + Send + Sync + 'static) -> Self {
+        Self::By(Arc::new(look))
+    }
+
+    /// Whether there is nothing to do.
+    pub fn at(&self, app: &Arc<App>) -> bool {
+        match self {
+            Self::NotNeeded => true,
+            Self::By(look) => look(app),
+        }
+    }
+}
 
 /// How long nothing may come of it before the rest is attempted without a glance.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -65,6 +86,9 @@ impl Glances {
     }
 
     pub(crate) fn add(&mut self, app: &Arc<App>) {
+        if let Glance::NotNeeded = self.shared.glance {
+            return self.shared.settle(app);
+        }
         if self.threads.len() < self.most_threads.min(self.added / APPS_A_THREAD + 1) {
             let shared = self.shared.clone();
             self.threads.spawn_blocking(move || shared.look());
@@ -110,13 +134,17 @@ impl Shared {
         while let Some(apps) = self.next() {
             // Whoever still hangs when nobody waits for it any more need not look any further when it wakes.
             for app in apps.iter().take_while(|_| !self.over.load(Relaxed)) {
-                let is_settled = (self.glance)(app);
+                let is_settled = self.glance.at(app);
                 self.looked.fetch_add(1, Relaxed);
                 if is_settled {
-                    self.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(app.name.clone());
+                    self.settle(app);
                 }
             }
         }
+    }
+
+    fn settle(&self, app: &App) {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(app.name.clone());
     }
 
     /// Waits for the next apps. `None` when there will be none.
@@ -142,17 +170,18 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_settled_is_not_attempted_and_the_rest_is() {
-        let glance: Glance = Arc::new(|app| app.name.as_str() != "b");
+        let glance = Glance::by(|app| app.name.as_str() != "b");
         assert_eq!(settled(&["a", "b", "c"], glance).await, ["a", "c"]);
-        assert_eq!(settled(&[], Arc::new(|_| true)).await, [""; 0]);
+        assert_eq!(settled(&[], Glance::by(|_| true)).await, [""; 0]);
+        assert_eq!(settled(&["a", "b"], Glance::NotNeeded).await, ["a", "b"]);
     }
 
     #[tokio::test]
     async fn an_app_that_hangs_is_left_to_an_attempt_and_so_is_whatever_comes_after_it() {
         let (gate, looked) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new(Vec::new())));
-        let glance: Glance = {
+        let glance = {
             let (gate, looked) = (gate.clone(), looked.clone());
-            Arc::new(move |app| {
+            Glance::by(move |app| {
                 looked.lock().unwrap().push(app.name.to_string());
                 if app.name.as_str() == "hangs" {
                     gate.wait();

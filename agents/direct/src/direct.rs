@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 use converge::{Agent, Glance, Host, HostPlan, Outcome, Task};
@@ -41,7 +40,7 @@ impl Agent for Direct {
 
     fn glance(&self) -> Option<Glance> {
         let (prepared, live) = (self.preparer.glance()?, self.setlive.glance()?);
-        Some(Arc::new(move |app| prepared(app) && live(app)))
+        Some(Glance::by(move |app| prepared.at(app) && live.at(app)))
     }
 
     /// One after the other, so that a single pass is enough.

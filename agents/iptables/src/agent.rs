@@ -7,7 +7,6 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow, bail, ensure};
@@ -95,13 +94,12 @@ impl PacketFilter {
 impl Agent for PacketFilter {
     const NAME: &'static str = "pp-iptables";
 
-    /// For a single app there is nothing to do: only for all of them together.
     fn glance(&self) -> Option<Glance> {
         if let Place::Chain(chain) = &self.place {
             let chain = chain.clone();
             self.early.replace(Some(spawn_local(async move { chain.look().await })));
         }
-        Some(Arc::new(|_| true))
+        Some(Glance::NotNeeded)
     }
 
     async fn converge_host(&self, intent: Rc<NodeIntent>, host: &Host) -> Result<Outcome> {
@@ -126,7 +124,10 @@ impl PacketFilter {
         let Ok(Ok((seen, None))) = early.await else { return false };
         let verdicts = verdicts(intent, &present(&seen), &Gone::new(), &self.us);
         let nothing_to_say = verdicts.ask.is_empty() && verdicts.complaints.is_empty();
-        nothing_to_say && tables(&seen, &verdicts, &self.us, &self.end) == seen
+        let is_settled = nothing_to_say && tables(&seen, &verdicts, &self.us, &self.end) == seen;
+        // A single pass is about to end: what it takes to free all of it would be lost.
+        std::mem::forget(seen);
+        is_settled
     }
 
     /// The lines of what was left to do, and what is wrong with single apps or with a family.

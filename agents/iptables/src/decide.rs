@@ -4,6 +4,7 @@
 //! said is gone is closed; all else is as it was. Nothing here asks or tells anybody.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use converge::Source;
 use store::intent::{App, NodeIntent};
@@ -96,7 +97,7 @@ pub(crate) fn present(tables: &Tables) -> Vec<Present> {
     let nodes = [Source::Store, Source::Direct].map(|source| (source, node(tables, source)));
     let node_of = |source| nodes.iter().find(|(of, _)| *of == source).and_then(|(_, node)| node.cloned());
     let mut present = Vec::<Present>::new();
-    for owner in tables.rules().filter_map(Rule::owner) {
+    for owner in tables.rules().filter_map(|rule| rule.owner()) {
         // An app's rules are next to each other, and twice the same app is no harm.
         if present.last().is_none_or(|last| last.owner != *owner) {
             present.push(Present { owner: owner.clone(), node: node_of(owner.source) });
@@ -124,8 +125,8 @@ pub(crate) fn tables(seen: &Tables, verdicts: &Verdicts<'_>, us: &Us, end: &End)
 }
 
 /// One family's chain: for whom it is, then each app's rules in the order of their names, then its end.
-fn chain(family: Family, table: &Table, seen: &Tables, verdicts: &Verdicts<'_>, us: &Us, end: &End) -> Vec<Rule> {
-    let mut there = BTreeMap::<&AppName, Vec<&Rule>>::new();
+fn chain(family: Family, table: &Table, seen: &Tables, verdicts: &Verdicts<'_>, us: &Us, end: &End) -> Vec<Arc<Rule>> {
+    let mut there = BTreeMap::<&AppName, Vec<&Arc<Rule>>>::new();
     let owned = table.rules().filter(|rule| rule.owner().is_some()).collect::<Vec<_>>();
     // An app's rules are next to each other, most often.
     for rules in owned.chunk_by(|one, next| one.owner().map(|one| &one.app) == next.owner().map(|next| &next.app)) {
@@ -140,7 +141,7 @@ fn chain(family: Family, table: &Table, seen: &Tables, verdicts: &Verdicts<'_>, 
             Some(app) => chain.extend(rules(family, app, there, us)),
             None => {
                 let kept = there.iter().filter(|rule| rule.owner().is_some_and(|owner| verdicts.keep(owner, us)));
-                chain.extend(kept.map(|rule| (*rule).clone()));
+                chain.extend(kept.copied().cloned());
             }
         }
     }
@@ -149,40 +150,40 @@ fn chain(family: Family, table: &Table, seen: &Tables, verdicts: &Verdicts<'_>, 
     if theirs {
         chain.extend(table.rules().filter(|rule| rule.meaning == Meaning::End).cloned());
     } else {
-        chain.extend(end.rules(family));
+        chain.extend(end.rules(family).into_iter().map(Arc::new));
     }
     chain
 }
 
 /// An app's rules as intent wants them. One that is there already stays as it is written.
-fn rules(family: Family, app: &App, there: &[&Rule], us: &Us) -> Vec<Rule> {
+fn rules(family: Family, app: &App, there: &[&Arc<Rule>], us: &Us) -> Vec<Arc<Rule>> {
     let owner = Owner { app: app.name.clone(), cluster: app.cluster.clone(), source: us.source };
     let ports = app.ports.iter().filter_map(|port| in_family(port, family)).gather::<BTreeSet<_>>();
-    let taken_over = |rule: &&Rule| match &rule.meaning {
+    let taken_over = |rule: &&Arc<Rule>| match &rule.meaning {
         Meaning::Claim(claims) => *claims == owner,
         Meaning::App(of, _) => of.source != us.source,
         Meaning::Node(..) | Meaning::End | Meaning::Foreign => false,
     };
     if ports.is_empty() && there.iter().any(taken_over) {
-        return vec![Rule::claim(&owner)];
+        return vec![Rule::claim(&owner).into()];
     }
     let written = there.iter().filter_map(|rule| match &rule.meaning {
         Meaning::App(of, Some(port)) if *of == owner => Some((port, *rule)),
         _ => None,
     });
     let written = written.gather::<BTreeMap<_, _>>();
-    let rule = |port: Port| written.get(&port).map_or_else(|| Rule::open(&owner, port), |rule| (*rule).clone());
+    let rule = |port: Port| written.get(&port).map_or_else(|| Rule::open(&owner, port).into(), |rule| Arc::clone(rule));
     ports.into_iter().map(rule).collect()
 }
 
 /// For which nodes the rules of the two sources are. Ours stays another node's while something of it is kept.
-fn nodes(seen: &Tables, verdicts: &Verdicts<'_>, us: &Us) -> Vec<Rule> {
+fn nodes(seen: &Tables, verdicts: &Verdicts<'_>, us: &Us) -> Vec<Arc<Rule>> {
     let node_of = |source| match node(seen, source) {
         Some(node) if source != us.source => Some(node),
         None if source != us.source => None,
         Some(node) if verdicts.another_nodes => Some(node),
         _ => Some(&us.node),
     };
-    let rule = |source| node_of(source).map(|node| Rule::node(node, source));
+    let rule = |source| node_of(source).map(|node| Rule::node(node, source).into());
     [Source::Store, Source::Direct].into_iter().filter_map(rule).collect()
 }

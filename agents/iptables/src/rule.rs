@@ -173,12 +173,13 @@ fn port(words: &[&str]) -> Option<Port> {
 fn words(text: &str) -> Vec<&str> {
     let mut words = Vec::with_capacity(16);
     let (mut start, mut quoted, mut escaped) = (0, false, false);
-    for (at, c) in text.char_indices() {
-        match c {
+    // No byte of a longer character is one of these.
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
             _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => quoted = !quoted,
-            ' ' if !quoted => {
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            b' ' if !quoted => {
                 words.push(&text[start..at]);
                 start = at + 1;
             }

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use converge::files;
@@ -60,7 +61,10 @@ fn read(text: &str) -> Result<Tables> {
 }
 
 /// Both lists in one, each in its order, with what is in both once; the others with their family.
-fn merge<'a>(v4: impl Iterator<Item = &'a Rule>, v6: impl Iterator<Item = &'a Rule>) -> Vec<(&'static str, &'a Rule)> {
+fn merge<'a>(
+    v4: impl Iterator<Item = &'a Arc<Rule>>,
+    v6: impl Iterator<Item = &'a Arc<Rule>>,
+) -> Vec<(&'static str, &'a Arc<Rule>)> {
     let v6 = v6.collect::<Vec<_>>();
     let in_v6 = v6.iter().map(|rule| rule.text.as_str()).collect::<HashSet<_>>();
     let (mut merged, mut v6) = (Vec::new(), v6.into_iter().peekable());
@@ -86,7 +90,7 @@ mod tests {
     use super::*;
 
     fn table(texts: &[&str]) -> Table {
-        Table { chain: Some(texts.iter().map(|text| Rule::read(text)).collect()), jumps: 1 }
+        Table { chain: Some(texts.iter().map(|text| Rule::read(text).into()).collect()), jumps: 1 }
     }
 
     fn texts(rules: &[&'static str], v6: &[&'static str]) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use store::schema::Port;
 use store::{AppName, Gather};
@@ -67,11 +68,11 @@ fn foreign(before: &Tables) -> impl Iterator<Item = Line> {
 fn ends(before: &Tables, after: &Tables) -> Option<Line> {
     let ends = |tables: &Tables| {
         let ends = tables.each().map(|(_, table)| table.rules().filter(|rule| rule.meaning == Meaning::End).cloned());
-        ends.map(Iterator::collect).collect::<Vec<Vec<Rule>>>()
+        ends.map(Iterator::collect).collect::<Vec<Vec<Arc<Rule>>>>()
     };
     let (before, after) = (ends(before), ends(after));
     let drops =
-        |ends: &[Vec<Rule>]| ends.iter().all(|end| end.last().is_some_and(|rule| rule.text.ends_with("-j DROP")));
+        |ends: &[Vec<Arc<Rule>>]| ends.iter().all(|end| end.last().is_some_and(|rule| rule.text.ends_with("-j DROP")));
     let kept = || kept(&after);
     let text = match (drops(&before), drops(&after)) {
         _ if before == after => return None,
@@ -84,8 +85,8 @@ fn ends(before: &Tables, after: &Tables) -> Option<Line> {
 }
 
 /// The ports that a chain that drops keeps open, whatever intent says.
-fn kept(ends: &[Vec<Rule>]) -> String {
-    let port = |rule: &Rule| {
+fn kept(ends: &[Vec<Arc<Rule>>]) -> String {
+    let port = |rule: &Arc<Rule>| {
         let (_, protocol) = rule.text.split_once("-m ")?;
         let (protocol, port) = protocol.split_once(" --dport ")?;
         Some(format!("{}/{protocol}", port.split(' ').next()?.replace(':', "-")))
@@ -93,7 +94,7 @@ fn kept(ends: &[Vec<Rule>]) -> String {
     ends.first().into_iter().flatten().filter_map(port).collect::<Vec<_>>().join(", ")
 }
 
-type ByApp<'a> = BTreeMap<&'a AppName, Vec<(Family, &'a Rule)>>;
+type ByApp<'a> = BTreeMap<&'a AppName, Vec<(Family, &'a Arc<Rule>)>>;
 
 fn by_app(tables: &Tables) -> ByApp<'_> {
     let mut apps = ByApp::new();
@@ -171,7 +172,7 @@ impl fmt::Display for Name<'_> {
     }
 }
 
-fn names<'a>(rules: &[(Family, &'a Rule)]) -> Named<'a> {
+fn names<'a>(rules: &[(Family, &'a Arc<Rule>)]) -> Named<'a> {
     let mut names = Named::new();
     for (family, rule) in rules.iter().filter(|(_, rule)| !matches!(rule.meaning, Meaning::Claim(_))) {
         let name = match &rule.meaning {
@@ -216,7 +217,7 @@ mod tests {
     use crate::end::End;
 
     fn table(jumps: usize, rules: &[&str]) -> Table {
-        Table { chain: Some(rules.iter().map(|rule| Rule::read(rule)).collect()), jumps }
+        Table { chain: Some(rules.iter().map(|rule| Rule::read(rule).into()).collect()), jumps }
     }
 
     fn both(rules: &[&str]) -> Tables {
@@ -244,7 +245,10 @@ mod tests {
     #[test]
     fn who_is_about_to_drop_sees_what_stays_open() {
         let end = End::Drop(["22", "8301-8302/udp"].map(|text| text.parse().unwrap()).to_vec());
-        let dropping = Tables { v4: Table { chain: Some(end.rules(Family::V4)), jumps: 1 }, v6: None };
+        let dropping = Tables {
+            v4: Table { chain: Some(end.rules(Family::V4).into_iter().map(Arc::new).collect()), jumps: 1 },
+            v6: None,
+        };
         let falling = Tables { v4: table(1, &[]), v6: None };
         let says = "PLATYPUS: Dropping, from here on, what no rule accepts; kept open: 22/tcp, 8301-8302/udp";
         assert_eq!(said(&falling, &dropping), [says]);

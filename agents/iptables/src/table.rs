@@ -5,6 +5,7 @@
 //! deleting one that is not there fails the whole restore, and inserting one that is there makes two of it.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
@@ -17,7 +18,7 @@ const JUMP: &str = "INPUT -j PLATYPUS";
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Table {
     /// `None` when there is no such chain.
-    pub(crate) chain: Option<Vec<Rule>>,
+    pub(crate) chain: Option<Vec<Arc<Rule>>>,
     pub(crate) jumps: usize,
 }
 
@@ -34,7 +35,7 @@ impl Tables {
         [(Family::V4, &self.v4)].into_iter().chain(self.v6.iter().map(|table| (Family::V6, table)))
     }
 
-    pub(crate) fn rules(&self) -> impl Iterator<Item = &Rule> {
+    pub(crate) fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
         self.each().flat_map(|(_, table)| table.rules())
     }
 }
@@ -46,7 +47,7 @@ impl Table {
         let (mut begun, mut complete) = (false, true);
         for line in save.lines() {
             if let Some(rule) = line.strip_prefix(APPEND).or_else(|| (line == APPEND.trim_end()).then_some("")) {
-                table.chain.get_or_insert_default().push(Rule::read(rule));
+                table.chain.get_or_insert_default().push(Rule::read(rule).into());
             } else if line.strip_prefix("-A ") == Some(JUMP) {
                 table.jumps += 1;
             } else if is_chain(line) {
@@ -65,7 +66,7 @@ impl Table {
         Ok(table)
     }
 
-    pub(crate) fn rules(&self) -> impl Iterator<Item = &Rule> {
+    pub(crate) fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
         self.chain.iter().flatten()
     }
 

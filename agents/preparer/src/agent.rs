@@ -55,7 +55,7 @@ impl Agent for Preparer {
 
     fn glance(&self) -> Option<Glance> {
         let keep = self.keep;
-        Some(Arc::new(move |app| look(app, &keep).is_ok_and(|found| is_done(&found))))
+        Some(Glance::by(move |app| look(app, &keep).is_ok_and(|found| is_done(&found))))
     }
 
     async fn converge(&self, mut task: Task) -> Result<Outcome> {

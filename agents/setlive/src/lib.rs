@@ -203,7 +203,7 @@ impl Agent for Setlive {
         let site = self.site.clone();
         tokio::task::spawn_blocking(move || site.recall());
         let site = self.site.clone();
-        Some(Arc::new(move |app| site.knows(app) || is_settled(app)))
+        Some(Glance::by(move |app| site.knows(app) || is_settled(app)))
     }
 
     async fn passed(&self, converged: BTreeSet<AppName>) {

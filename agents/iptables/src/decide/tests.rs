@@ -32,7 +32,7 @@ fn rule(port: u16, owner: &str) -> String {
 }
 
 fn chain_of(texts: &[String]) -> Tables {
-    let table = Table { chain: Some(texts.iter().map(|text| Rule::read(text)).collect()), jumps: 1 };
+    let table = Table { chain: Some(texts.iter().map(|text| Rule::read(text).into()).collect()), jumps: 1 };
     Tables { v4: table.clone(), v6: Some(table) }
 }
 
