@@ -3,10 +3,9 @@
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use fixtures::{Behaviour, Fleet, Probe, probing};
+use fixtures::{Behaviour, Fleet, probing};
 use serde_json::json;
 
 /// Each of these tests runs some forty processes, and is about who is in time.
@@ -30,7 +29,7 @@ fn first<'a>(logs: &'a str, what: &str) -> &'a str {
 }
 
 #[test]
-fn the_first_deployment_and_a_roll_go_one_first_then_the_rest_and_never_below_the_minimum() {
+fn rolls_go_one_first_then_the_rest_never_below_the_minimum_and_who_waits_says_what_for() {
     let _alone = alone();
     let fleet = Fleet::up(&[("1", SLOW), ("2", SLOW)]);
     probing(&fleet.cluster, |probe| {
@@ -49,6 +48,16 @@ fn the_first_deployment_and_a_roll_go_one_first_then_the_rest_and_never_below_th
         assert!(probe.least() >= 3, "{} answered: {}", probe.least(), fleet.logs());
         assert!(fleet.pids().iter().all(|(host, pid)| pids[host] != *pid));
         println!("at least {} of 5 answered at any time", probe.least());
+
+        // A minimum that nobody can meet is said as that.
+        probe.from_now();
+        fleet.activate("1", json!({"min_nodes": 5}));
+        fleet.until("they say so", || fleet.said("all 5 that are registered are needed for min_nodes 5") >= 5);
+        assert_eq!((probe.on("2"), probe.least()), (5, 5));
+        // They are woken by that alone.
+        fleet.activate("1", json!({"min_nodes": 4}));
+        fleet.settles(probe, 5, "1");
+        assert!(probe.least() >= 4, "{}", fleet.logs());
     });
 }
 
@@ -99,30 +108,7 @@ fn what_serves_goes_on_while_servers_client_agents_and_agents_are_killed() {
 }
 
 #[test]
-fn a_host_that_is_cut_off_while_it_is_down_holds_nobody_up_and_finishes_after() {
-    let _alone = alone();
-    let fleet = Fleet::up(&[("1", SLOW), ("2", SLOW)]);
-    let cluster = &fleet.cluster;
-    probing(cluster, |probe| {
-        fleet.settles(probe, 5, "1");
-        probe.from_now();
-        fleet.activate("2", json!({}));
-        let mut cut = None;
-        fleet.until("one is down after the first is back", || {
-            cut = fleet.down().into_iter().next().filter(|_| probe.on("2") > 0);
-            cut.is_some()
-        });
-        let cut = cut.expect("one is");
-        cluster.cut(&cut);
-        fleet.until("the other four are on 2", || probe.on("2") == 4 && fleet.down() == [cut.clone()]);
-        assert!(probe.least() >= 3, "{} answered: {}", probe.least(), fleet.logs());
-        cluster.heal(&cut);
-        fleet.settles(probe, 5, "2");
-    });
-}
-
-#[test]
-fn a_version_that_is_never_healthy_is_tried_by_one_host_and_the_next_good_one_rolls_out() {
+fn one_host_that_a_version_fails_on_or_that_is_cut_off_holds_nobody_up() {
     let _alone = alone();
     let fleet =
         Fleet::up(&[("bad0", Behaviour::NeverHealthy), ("1", SLOW), ("2", SLOW), ("bad", Behaviour::NeverHealthy)]);
@@ -154,6 +140,21 @@ fn a_version_that_is_never_healthy_is_tried_by_one_host_and_the_next_good_one_ro
         fleet.settles(probe, 5, "2");
         assert_eq!(fleet.said("Starting bad\n"), 1, "{}", fleet.logs());
         assert!(probe.least() >= 2, "{} answered", probe.least());
+
+        probe.from_now();
+        fleet.activate("1", json!({}));
+        let mut cut = None;
+        fleet.until("one is down after the first is back", || {
+            cut = fleet.down().into_iter().next().filter(|_| probe.on("1") > 0);
+            cut.is_some()
+        });
+        let cut = cut.expect("one is");
+        let cluster = &fleet.cluster;
+        cluster.cut(&cut);
+        fleet.until("the other four are on 1", || probe.on("1") == 4 && fleet.down() == [cut.clone()]);
+        assert!(probe.least() >= 3, "{} answered: {}", probe.least(), fleet.logs());
+        cluster.heal(&cut);
+        fleet.settles(probe, 5, "1");
     });
 }
 
@@ -181,23 +182,5 @@ fn a_store_that_lost_everything_stops_nothing_and_the_same_intent_restarts_nothi
         fleet.activate("2", json!({}));
         fleet.settles(probe, 5, "2");
         assert!(probe.least() >= 3);
-    });
-}
-
-#[test]
-fn who_waits_says_what_for_and_a_minimum_that_nobody_can_meet_is_said_as_that() {
-    let _alone = alone();
-    let fleet = Fleet::up(&[("1", Behaviour::Good), ("2", Behaviour::Good)]);
-    probing(&fleet.cluster, |probe: &Probe| {
-        fleet.settles(probe, 5, "1");
-        probe.from_now();
-        fleet.activate("2", json!({"min_nodes": 5}));
-        fleet.until("they say so", || fleet.said("all 5 that are registered are needed for min_nodes 5") >= 5);
-        assert_eq!((probe.on("1"), probe.least()), (5, 5));
-        // They are woken by that alone.
-        fleet.activate("2", json!({"min_nodes": 4}));
-        fleet.settles(probe, 5, "2");
-        assert!(probe.least() >= 4, "{}", fleet.logs());
-        thread::yield_now();
     });
 }
