@@ -22,6 +22,13 @@ pub fn eventually<T>(what: &str, within: Duration, mut found: impl FnMut() -> Op
     }
 }
 
+/// Lets time pass: for whoever asks at a pace, or acts at a random moment. Not a wait for a condition.
+///
+/// A thread that is only parked goes on at once when one that it had scoped has ended since.
+pub fn pause(time: Duration) {
+    thread::sleep(time);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

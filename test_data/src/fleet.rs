@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::{Behaviour, Cluster, Probe};
+use crate::{Behaviour, Cluster, Probe, pause};
 
 /// Longer than a roll takes that is not stuck.
 const SOON: Duration = Duration::from_secs(90);
@@ -92,7 +91,7 @@ impl Fleet {
         let deadline = Instant::now() + SOON;
         while !done() {
             assert!(Instant::now() < deadline, "not in time: {what}: {}\n{}", self.leases(), self.logs());
-            thread::park_timeout(LOOK);
+            pause(LOOK);
         }
     }
 

@@ -37,7 +37,7 @@ pub use binary::bin;
 pub use cluster::{Cluster, kickstart_cluster};
 pub use consul::Consul;
 pub use cpu::cpu_seconds;
-pub use eventually::eventually;
+pub use eventually::{eventually, pause};
 pub use files::{HttpFault, HttpServer};
 pub use fleet::Fleet;
 pub use host::{Agent, Host, Pass, SOON, pass};

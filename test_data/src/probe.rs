@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::Cluster;
+use crate::{Cluster, pause};
 
 /// How often each is asked.
 const EACH: Duration = Duration::from_millis(100);
@@ -70,7 +70,7 @@ pub fn probing<T>(cluster: &Cluster, work: impl FnOnce(&Probe) -> T) -> T {
                     let began = Instant::now();
                     let answer = cluster.http_get(host, 8080, "/").filter(|(status, _)| *status == 200);
                     seen.note(number, answer.map(|(_, body)| body));
-                    thread::park_timeout(EACH.saturating_sub(began.elapsed()));
+                    pause(EACH.saturating_sub(began.elapsed()));
                 }
             });
         }

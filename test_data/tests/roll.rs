@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use fixtures::{Behaviour, Fleet, probing};
 use serde_json::json;
 
-/// Each of these tests runs some forty processes, and is about who is in time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Two of these tests run at a time, one in each lane: each has some forty processes, which wait most of the time, but it is
+/// about who is in time.
+static LANES: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
 
-fn alone() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+fn lane(lane: usize) -> MutexGuard<'static, ()> {
+    LANES[lane].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// So that a replacement takes longer than the probe's step.
@@ -30,7 +31,7 @@ fn first<'a>(logs: &'a str, what: &str) -> &'a str {
 
 #[test]
 fn rolls_go_one_first_then_the_rest_never_below_the_minimum_and_who_waits_says_what_for() {
-    let _alone = alone();
+    let _lane = lane(1);
     let fleet = Fleet::up(&[("1", SLOW), ("2", SLOW)]);
     probing(&fleet.cluster, |probe| {
         fleet.settles(probe, 5, "1");
@@ -63,7 +64,7 @@ fn rolls_go_one_first_then_the_rest_never_below_the_minimum_and_who_waits_says_w
 
 #[test]
 fn what_serves_goes_on_while_servers_client_agents_and_agents_are_killed() {
-    let _alone = alone();
+    let _lane = lane(0);
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -109,7 +110,7 @@ fn what_serves_goes_on_while_servers_client_agents_and_agents_are_killed() {
 
 #[test]
 fn one_host_that_a_version_fails_on_or_that_is_cut_off_holds_nobody_up() {
-    let _alone = alone();
+    let _lane = lane(1);
     let fleet =
         Fleet::up(&[("bad0", Behaviour::NeverHealthy), ("1", SLOW), ("2", SLOW), ("bad", Behaviour::NeverHealthy)]);
     let failed = |times: usize| {
@@ -160,7 +161,7 @@ fn one_host_that_a_version_fails_on_or_that_is_cut_off_holds_nobody_up() {
 
 #[test]
 fn a_store_that_lost_everything_stops_nothing_and_the_same_intent_restarts_nothing() {
-    let _alone = alone();
+    let _lane = lane(0);
     let fleet = Fleet::up(&[("1", Behaviour::Good), ("2", Behaviour::Good)]);
     let cluster = &fleet.cluster;
     probing(cluster, |probe| {

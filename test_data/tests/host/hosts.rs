@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fixtures::{Behaviour, Cluster, SOON, eventually};
+use fixtures::{Behaviour, Cluster, SOON, eventually, pause};
 use serde_json::{Value, json};
 
 use crate::site::{Packed, platform};
@@ -126,9 +126,7 @@ impl Hosts {
                         let answer = self.cluster.http_get(&host, 8080, "/");
                         asked += 1;
                         failed += usize::from(answer.is_none_or(|(status, _)| status != 200));
-                        while let Some(left) = next.checked_duration_since(Instant::now()) {
-                            thread::park_timeout(left);
-                        }
+                        pause(next.saturating_duration_since(Instant::now()));
                     }
                     (asked, failed)
                 })

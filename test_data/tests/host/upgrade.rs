@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::process::Stdio;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use fixtures::{SOON, eventually};
+use fixtures::{SOON, eventually, pause};
 use serde_json::{Value, json};
 
 use crate::site::{Packed, Site};
@@ -130,7 +129,7 @@ fn an_upgrade_ends_well_though_the_store_is_away_for_long_and_whoever_is_at_work
     site.hands_over(&last.version);
     let mut kills = 0;
     while kills < 20 && !site.record()["handover"].is_null() {
-        thread::park_timeout(Duration::from_millis(random.u64(0..200)));
+        pause(Duration::from_millis(random.u64(0..200)));
         let victim = ["--finish", "/bin/pp-setlive --settings", "/bin/pp-preparer --settings"][random.usize(0..3)];
         for process in
             site.running(victim).iter().filter(|process| !process.contains("--finish") || victim == "--finish")

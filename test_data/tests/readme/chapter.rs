@@ -7,10 +7,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use fixtures::{SOON, Scratch, bin, kickstart_cluster};
+use fixtures::{SOON, Scratch, bin, kickstart_cluster, pause};
 
 use super::same::{AND_SO_ON, is_same};
 use super::section;
@@ -44,7 +43,7 @@ fn the_operators_chapter_goes_as_it_is_written() {
             }
             let may_come = LOOKS.iter().any(|look| step.command.starts_with(look)) && Instant::now() < deadline;
             assert!(may_come, "$ {}\n{said}\n--- but the README says\n{}", step.command, step.output);
-            thread::park_timeout(PAUSE);
+            pause(PAUSE);
         }
     }
     shell.end();

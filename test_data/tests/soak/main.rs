@@ -10,10 +10,9 @@ mod world;
 use std::env;
 use std::fs;
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use fixtures::{Agent, Consul, Fault, Host, Proxy, Scratch, alone, pass};
+use fixtures::{Agent, Consul, Fault, Host, Proxy, Scratch, alone, pass, pause};
 
 use snapshot::{Snapshot, raze};
 use world::World;
@@ -62,7 +61,7 @@ fn agents_that_are_killed_at_random_moments_leave_the_host_as_if_nothing_had_hap
             }
         }
         // Not a wait for anything: it is the random moment.
-        thread::park_timeout(Duration::from_millis(random.u64(0..120)));
+        pause(Duration::from_millis(random.u64(0..120)));
     }
     agents.into_iter().flatten().for_each(Agent::kill);
     if is_away {

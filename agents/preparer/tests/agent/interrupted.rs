@@ -4,10 +4,9 @@ use std::env;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use fixtures::{Host, differences};
+use fixtures::{Host, differences, pause};
 use serde_json::json;
 
 use crate::support::{converge, copied, file, intend, names};
@@ -58,7 +57,7 @@ fn a_preparer_killed_at_any_moment_is_followed_by_one_that_makes_the_same_as_if_
 fn killed_after(host: &Host, delay: Duration) -> bool {
     let mut preparer = host.preparer().arg("--once").stderr(Stdio::null()).spawn().unwrap();
     // Not a wait for anything: it is the random moment.
-    thread::park_timeout(delay);
+    pause(delay);
     preparer.kill().unwrap();
     preparer.wait().unwrap().signal() == Some(9)
 }
