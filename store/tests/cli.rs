@@ -121,7 +121,7 @@ fn a_cluster_is_not_removed_while_nodes_need_it(place: &Place) {
     ok(place, &["put", "nodes/web3/slug", r#"{"cluster": "live"}"#]);
     place.write("nodes/web4/slug", b"");
     for keys in [&[CONFIG][..], &[DEPLOY], &[CONFIG, "nodes/web1/slug", "nodes/web2/slug", "nodes/web4/slug"]] {
-        let says = "in use: nodes/web1/slug, nodes/web2/slug, perhaps by nodes/web4/slug (EOF";
+        let says = "in use: nodes/web1/slug, nodes/web2/slug, perhaps by nodes/web4/slug (the document is empty)";
         fails(place, &[&["rm"], keys].concat(), 1, &["nothing was removed: cluster dev of slug is", says, "--force"]);
     }
     assert_eq!(ok(place, &["ls"]).lines().count(), 6);
