@@ -9,6 +9,7 @@ mod agents;
 mod client;
 mod hosts;
 mod instances;
+mod reads;
 mod settings;
 mod watch;
 
@@ -19,19 +20,13 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::{Method, StatusCode};
-use serde::{Deserialize, Serialize};
-use tokio::task::JoinSet;
 
 pub use self::client::Refused;
 use self::client::{Answer, Client, Entry, Request, TIMEOUT};
+pub(crate) use self::reads::Reads;
 use self::settings::Settings;
 use self::watch::Queries;
-use crate::{Document, Documents, Expected, Gather, Key, News, Prefix, Revision, Tell, Token};
-
-/// The most operations that `/v1/txn` takes on Consul 1.8; later ones take more.
-const MOST_OPERATIONS: usize = 64;
-/// How many transactions of one read are under way at once.
-const TRANSACTIONS_AT_ONCE: usize = 4;
+use crate::{Document, Documents, Expected, Gather, Key, News, Prefix, Revision, Token};
 
 /// Consul as a store. Cheap to clone; clones share connections.
 #[derive(Debug, Clone)]
@@ -71,22 +66,14 @@ impl Consul {
         let everything = [Prefix::everything()];
         // A transaction takes no empty prefix, and nothing is missing from everything.
         let asked = if prefixes.contains(&everything[0]) { &everything } else { prefixes };
-        let mut documents = Documents::new();
-        self.each(asked, &mut |_, mut some| documents.append(&mut some)).await?;
-        Ok(documents)
-    }
-
-    /// Not for an empty prefix beside others.
-    pub(crate) async fn each(&self, prefixes: &[Prefix], tell: &mut Tell<'_>) -> Result<()> {
-        match prefixes {
-            [] => Ok(()),
-            [prefix] => {
-                let answer = self.client.query(prefix, format!("{}?recurse&consistent", path(prefix)), TIMEOUT).await?;
-                tell(prefixes, listed(&answer)?.1);
-                Ok(())
-            }
-            _ => self.in_transactions(prefixes, tell).await,
+        let (mut reads, mut documents) = (Reads::new(self.clone()), Documents::new());
+        for prefix in asked {
+            reads.add(prefix.clone()).await;
         }
+        while let Some(read) = reads.next().await {
+            documents.append(&mut read?.1);
+        }
+        Ok(documents)
     }
 
     pub(crate) async fn get(&self, key: &Key) -> Result<Option<Document>> {
@@ -149,76 +136,6 @@ impl Consul {
         };
         self.client.send(request).await?.json()
     }
-
-    /// A few at once.
-    async fn in_transactions(&self, prefixes: &[Prefix], tell: &mut Tell<'_>) -> Result<()> {
-        let mut waiting = prefixes.chunks(MOST_OPERATIONS).map(<[Prefix]>::to_vec);
-        let mut running = JoinSet::new();
-        loop {
-            while running.len() < TRANSACTIONS_AT_ONCE
-                && let Some(chunk) = waiting.next()
-            {
-                let consul = self.clone();
-                running.spawn(async move { consul.transaction(&chunk).await.map(|documents| (chunk, documents)) });
-            }
-            match running.join_next().await {
-                Some(read) => {
-                    let (chunk, documents) = read.context("a transaction's task ended early")??;
-                    tell(&chunk, documents);
-                }
-                None => return Ok(()),
-            }
-        }
-    }
-
-    async fn transaction(&self, prefixes: &[Prefix]) -> Result<Documents> {
-        let get = |prefix| Operation { kv: Read { verb: "get-tree", key: Prefix::as_str(prefix) } };
-        let operations = prefixes.iter().map(get).collect::<Vec<_>>();
-        let about = match prefixes {
-            [first, .., last] => format!("{first} … {last} (a transaction of {} reads)", prefixes.len()),
-            _ => prefixes.iter().map(Prefix::as_str).collect(),
-        };
-        let request = Request {
-            method: Method::PUT,
-            path: "/v1/txn?consistent".to_owned(),
-            body: serde_json::to_vec(&operations).expect("prefixes are strings"),
-            timeout: TIMEOUT,
-            about: &about,
-            rule: rule("key_prefix", prefixes.first().map_or("", Prefix::as_str), "read"),
-        };
-        let answer = self.client.send(request).await?;
-        let transaction = answer.json::<Transaction<'_>>()?;
-        documents(transaction.results.unwrap_or_default().into_iter().map(|result| result.kv))
-    }
-}
-
-/// What `/v1/txn` is asked.
-#[derive(Serialize)]
-#[serde(rename_all = "UPPERCASE")]
-struct Operation<'a> {
-    kv: Read<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Read<'a> {
-    verb: &'static str,
-    key: &'a str,
-}
-
-/// What it answers.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Transaction<'a> {
-    #[serde(borrow)]
-    results: Option<Vec<TransactionResult<'a>>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-struct TransactionResult<'a> {
-    #[serde(borrow)]
-    kv: Entry<'a>,
 }
 
 impl Entry<'_> {

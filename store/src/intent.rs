@@ -4,6 +4,7 @@
 //! and no other app is touched by it. Assumes that the documents were read under [`Listing::prefixes`].
 
 mod follow;
+mod incoming;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +23,7 @@ use crate::schema::{
 use crate::{Document, Gather, Key, Store};
 
 pub use follow::Follower;
+pub use incoming::Incoming;
 
 /// Why an app is invalid of which no document was read.
 const NO_DOCUMENT: &str = "there is no such document";
@@ -103,7 +105,7 @@ impl fmt::Display for Invalid {
 }
 
 /// The apps that a node's own documents name: what has to be known before their clusters can be read.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Listing {
     apps: BTreeMap<AppName, Result<NodeDocument, Invalid>>,
     strays: Vec<Invalid>,
@@ -112,21 +114,14 @@ pub struct Listing {
 impl Listing {
     /// Reads `nodes/<node>/…` out of `documents`.
     pub fn new(node: &NodeName, documents: &Documents) -> Self {
-        let (mut apps, mut strays) = (BTreeMap::new(), Vec::new());
-        let prefix = node_prefix(node);
-        for (key, document) in documents.iter().filter(|(key, _)| key.starts_with(prefix.as_str())) {
-            match IntentKey::parse(key) {
-                Ok(IntentKey::Node(_, app)) => {
-                    apps.insert(app, parse(key, Some(document)));
-                }
-                Ok(IntentKey::Config(..) | IntentKey::DeployConfig(..)) => {}
-                Err(error) => {
-                    let reason = document.as_ref().err().cloned().unwrap_or_else(|| in_a_line(&format!("{error:#}")));
-                    strays.push(Invalid { key: key.clone(), reason });
-                }
+        let mut listing = Self::default();
+        for (key, document) in own(node, documents) {
+            match named(key, document) {
+                Named::App(app, node) => drop(listing.apps.insert(app, node)),
+                Named::Stray(invalid) => listing.strays.push(invalid),
             }
         }
-        Self { apps, strays }
+        listing
     }
 
     /// The cluster that each app is in; of those whose document says so.
@@ -144,46 +139,67 @@ impl Listing {
 
     /// What the node shall run, given its clusters' documents.
     pub fn intent(self, clusters: &Documents) -> NodeIntent {
-        let mut reading = Reading::of(self);
-        let all = reading.waiting.keys().cloned().collect::<Vec<_>>();
-        reading.add(&all, clusters, &mut |_| {});
-        reading.intent()
+        let Self { apps, strays } = self;
+        let mut together = Together { strays, ..Together::default() };
+        for (name, node) in apps {
+            match node {
+                Ok(node) => drop(together.add([(name, node)], clusters)),
+                Err(invalid) => drop(together.apps.insert(name, Err(invalid))),
+            }
+        }
+        together.intent()
+    }
+}
+
+/// The node's own among `documents`.
+fn own<'a>(
+    node: &NodeName,
+    documents: &'a Documents,
+) -> impl Iterator<Item = (&'a String, &'a Result<Document, String>)> + use<'a> {
+    let prefix = node_prefix(node);
+    documents.iter().filter(move |(key, _)| key.starts_with(prefix.as_str()))
+}
+
+/// What one of a node's own documents names.
+enum Named {
+    App(AppName, Result<NodeDocument, Invalid>),
+    Stray(Invalid),
+}
+
+fn named(key: &str, document: &Result<Document, String>) -> Named {
+    let app = || match IntentKey::parse(key)? {
+        IntentKey::Node(_, app) => Ok(app),
+        IntentKey::Config(..) | IntentKey::DeployConfig(..) => bail!("it is no key of a node"),
+    };
+    match (app(), document) {
+        (Ok(app), document) => Named::App(app, parse(key, Some(document))),
+        (Err(_), Err(reason)) => Named::Stray(Invalid { key: key.to_owned(), reason: reason.clone() }),
+        (Err(error), Ok(_)) => Named::Stray(Invalid { key: key.to_owned(), reason: in_a_line(&format!("{error:#}")) }),
     }
 }
 
 /// An app's basedir, and the key that says so.
 type Claim = (AppName, String, BaseDir);
 
-/// A node's intent while its clusters' documents come in.
-struct Reading {
-    /// The apps of which nothing came yet, by where it will come from.
-    waiting: BTreeMap<Prefix, (AppName, NodeDocument)>,
+/// A node's intent, put together.
+#[derive(Default)]
+struct Together {
     apps: BTreeMap<AppName, Result<Arc<App>, Invalid>>,
     strays: Vec<Invalid>,
     /// Also of an app whose config turns out invalid: what it runs lives there all the same.
     basedirs: Vec<Claim>,
 }
 
-impl Reading {
-    fn of(listing: Listing) -> Self {
-        let Listing { apps: named, strays } = listing;
-        let (mut waiting, mut apps) = (BTreeMap::new(), BTreeMap::new());
+impl Together {
+    /// Those that are valid, each by itself.
+    fn add(&mut self, named: impl IntoIterator<Item = (AppName, NodeDocument)>, clusters: &Documents) -> Vec<Arc<App>> {
+        let mut valid = Vec::new();
         for (name, node) in named {
-            match node {
-                Ok(node) => drop(waiting.insert(cluster_prefix(&name, &node.cluster), (name, node))),
-                Err(invalid) => drop(apps.insert(name, Err(invalid))),
-            }
-        }
-        Self { waiting, apps, strays, basedirs: Vec::new() }
-    }
-
-    /// All that is under these prefixes has come. Tells of each app that is valid as far as it is known by itself.
-    fn add(&mut self, prefixes: &[Prefix], clusters: &Documents, tell: &mut dyn FnMut(&Arc<App>)) {
-        for (name, node) in prefixes.iter().filter_map(|prefix| self.waiting.remove(prefix)).collect::<Vec<_>>() {
             let app = self.app(&name, node, clusters).map(Arc::new);
-            app.iter().for_each(&mut *tell);
+            valid.extend(app.iter().cloned());
             self.apps.insert(name, app);
         }
+        valid
     }
 
     fn app(&mut self, name: &AppName, node: NodeDocument, clusters: &Documents) -> Result<App, Invalid> {
@@ -194,12 +210,9 @@ impl Reading {
     }
 
     fn intent(mut self) -> NodeIntent {
-        // Whatever came, no app that is named is left out: it would look as if it were not.
-        let rest = self.waiting.keys().cloned().collect::<Vec<_>>();
-        self.add(&rest, &Documents::new(), &mut |_| {});
-        let mut apps = self.apps;
         // What is said of two that overlap does not depend on which came first.
         self.basedirs.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+        let mut apps = self.apps;
         for (name, invalid) in overlaps(&self.basedirs) {
             apps.entry(name).and_modify(|app| *app = Err(invalid));
         }
@@ -210,20 +223,6 @@ impl Reading {
 /// Reads what `node` shall run, as a [`Follower`] does first.
 pub async fn read(store: &Store, node: &NodeName) -> Result<NodeIntent> {
     Follower::new(store.clone(), node.clone()).next().await
-}
-
-/// Reads what `node` shall run, for somebody who does not wait for changes: at the same cost to the store, and without
-/// that of a token. Tells early of each app that looks valid: in the end it may clash with another. Whether the store only
-/// does not show us anything is not asked: see [`ensure_shown`].
-pub async fn read_once(store: &Store, node: &NodeName, tell: &mut (dyn FnMut(&Arc<App>) + Send)) -> Result<NodeIntent> {
-    let listing = Listing::new(node, &store.documents(&[node_prefix(node)]).await?);
-    let prefixes = listing.prefixes();
-    let mut reading = Reading::of(listing);
-    // What has come is made sense of while the store works on the rest.
-    store.each(&prefixes, &mut |prefixes, documents| reading.add(prefixes, &documents, tell)).await?;
-    let mut intent = reading.intent();
-    name_refusals(store, &mut intent).await;
-    Ok(intent)
 }
 
 /// Has an app whose document no listing showed say why, where that is that the store does not show it to us. To a token

@@ -43,9 +43,6 @@ pub enum Store {
     Directory(Directory),
 }
 
-/// Is told which prefixes have come whole, and what is under them.
-type Tell<'a> = dyn FnMut(&[Prefix], Documents) + Send + 'a;
-
 /// What a compare-and-set expects to find.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expected {
@@ -126,14 +123,11 @@ impl Store {
         }
     }
 
-    /// Reads every document under `prefixes` as [`Store::documents`] does, and tells of them as they come.
-    pub(crate) async fn each(&self, prefixes: &[Prefix], tell: &mut Tell<'_>) -> Result<()> {
+    /// Reads as [`Store::documents`] does, and begins before all prefixes are known.
+    pub(crate) fn reads(&self) -> Reads {
         match self {
-            Self::Consul(consul) => consul.each(prefixes, tell).await,
-            Self::Directory(directory) => {
-                tell(prefixes, directory.documents(prefixes).await?);
-                Ok(())
-            }
+            Self::Consul(consul) => Reads::Consul(consul::Reads::new(consul.clone())),
+            Self::Directory(directory) => Reads::Directory(directory.clone(), Vec::new()),
         }
     }
 
@@ -186,6 +180,36 @@ impl Store {
         match self {
             Self::Consul(consul) => consul.wait(token).await.map(Some),
             Self::Directory(directory) => directory.wait(token).await.map(|()| None),
+        }
+    }
+}
+
+/// Reads under way.
+pub(crate) enum Reads {
+    Consul(consul::Reads),
+    /// It is read once.
+    Directory(Directory, Vec<Prefix>),
+}
+
+impl Reads {
+    /// Also of every document under `prefix`.
+    pub(crate) async fn add(&mut self, prefix: Prefix) {
+        match self {
+            Self::Consul(reads) => reads.add(prefix).await,
+            Self::Directory(_, prefixes) => prefixes.push(prefix),
+        }
+    }
+
+    /// What is under some of the prefixes, all of it. `None` once all has come.
+    pub(crate) async fn next(&mut self) -> Option<Result<(Vec<Prefix>, Documents)>> {
+        match self {
+            Self::Consul(reads) => reads.next().await,
+            Self::Directory(_, prefixes) if prefixes.is_empty() => None,
+            Self::Directory(directory, prefixes) => {
+                let prefixes = std::mem::take(prefixes);
+                let documents = directory.documents(&prefixes).await;
+                Some(documents.map(|documents| (prefixes, documents)))
+            }
         }
     }
 }

@@ -4,10 +4,9 @@
 //! Ensures: an app whose disk hangs delays the others by [`PATIENCE`] at the most; whatever was not glanced at, or was not
 //! found to be done with, is attempted as if there had been no glance.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use store::AppName;
@@ -41,28 +40,23 @@ impl Glance {
 
 /// How long nothing may come of it before the rest is attempted without a glance.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// With more threads than cores nothing is gained.
+
+/// With more threads than cores nothing is gained, but that one may hang.
 const MOST_THREADS: usize = 4;
-/// Apps to a thread that are worth starting it.
-const APPS_A_THREAD: usize = 32;
 /// Apps that are worth waking a thread for: that takes as long as a look at one.
-const APPS_AT_ONCE: usize = 8;
+const APPS_AT_ONCE: usize = 16;
 
 /// Glances under way.
 pub(crate) struct Glances {
     shared: Arc<Shared>,
-    apps: Sender<Vec<Arc<App>>>,
-    /// Those that no thread was told of yet.
-    next: Vec<Arc<App>>,
     threads: JoinSet<()>,
     most_threads: usize,
-    added: usize,
 }
 
 /// What the threads that look share.
 struct Shared {
     glance: Glance,
-    apps: Mutex<Receiver<Vec<Arc<App>>>>,
+    queue: Mutex<Queue>,
     settled: Mutex<BTreeSet<AppName>>,
     /// How many were looked at.
     looked: AtomicUsize,
@@ -70,47 +64,47 @@ struct Shared {
     over: AtomicBool,
 }
 
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Vec<Arc<App>>>,
+    /// Those at work.
+    threads: usize,
+}
+
 impl Glances {
     pub(crate) fn new(glance: Glance) -> Self {
-        let (apps, come) = channel();
+        let (queue, settled) = (Mutex::default(), Mutex::default());
+        let (looked, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let shared = Arc::new(Shared { glance, queue, settled, looked, over });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let shared = Shared {
-            glance,
-            apps: Mutex::new(come),
-            settled: Mutex::default(),
-            looked: AtomicUsize::new(0),
-            over: AtomicBool::new(false),
-        };
-        let (shared, most_threads) = (Arc::new(shared), cores.min(MOST_THREADS));
-        Self { shared, apps, next: Vec::new(), threads: JoinSet::new(), most_threads, added: 0 }
+        Self { shared, threads: JoinSet::new(), most_threads: cores.clamp(2, MOST_THREADS) }
     }
 
-    pub(crate) fn add(&mut self, app: &Arc<App>) {
+    pub(crate) fn add(&mut self, apps: &[Arc<App>]) {
         if let Glance::NotNeeded = self.shared.glance {
-            return self.shared.settle(app);
+            return self.shared.look_at(apps);
         }
-        if self.threads.len() < self.most_threads.min(self.added / APPS_A_THREAD + 1) {
+        self.shared.queue().waiting.extend(apps.chunks(APPS_AT_ONCE).map(<[_]>::to_vec));
+        self.work_on(self.most_threads);
+    }
+
+    /// With so many threads, where there is work for them.
+    fn work_on(&mut self, threads: usize) {
+        let mut queue = self.shared.queue();
+        let more = queue.waiting.len().min(threads.saturating_sub(queue.threads));
+        queue.threads += more;
+        drop(queue);
+        for _ in 0..more {
             let shared = self.shared.clone();
             self.threads.spawn_blocking(move || shared.look());
         }
-        self.added += 1;
-        self.next.push(app.clone());
-        if self.next.len() == APPS_AT_ONCE {
-            self.tell();
-        }
-    }
-
-    fn tell(&mut self) {
-        // As long as we are there somebody can receive it.
-        let _ = self.apps.send(std::mem::take(&mut self.next));
     }
 
     /// The apps at which nothing is to be done.
     pub(crate) async fn settled(mut self) -> BTreeSet<AppName> {
-        self.tell();
-        let Self { shared, apps, mut threads, .. } = self;
-        // With it the threads end once they have looked at all.
-        drop(apps);
+        // In place of the one that asks, whose core the others may be slow to find idle.
+        self.work_on(self.most_threads + 1);
+        let Self { shared, threads, .. } = &mut self;
         let mut before = shared.looked.load(Relaxed);
         loop {
             tokio::select! {
@@ -130,26 +124,35 @@ impl Glances {
 }
 
 impl Shared {
+    /// Until nothing waits any more.
     fn look(&self) {
         while let Some(apps) = self.next() {
-            // Whoever still hangs when nobody waits for it any more need not look any further when it wakes.
-            for app in apps.iter().take_while(|_| !self.over.load(Relaxed)) {
-                let is_settled = self.glance.at(app);
-                self.looked.fetch_add(1, Relaxed);
-                if is_settled {
-                    self.settle(app);
-                }
-            }
+            self.look_at(&apps);
         }
     }
 
-    fn settle(&self, app: &App) {
-        self.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(app.name.clone());
+    fn next(&self) -> Option<Vec<Arc<App>>> {
+        let mut queue = self.queue();
+        let next = queue.waiting.pop_front();
+        if next.is_none() {
+            queue.threads -= 1;
+        }
+        next
     }
 
-    /// Waits for the next apps. `None` when there will be none.
-    fn next(&self) -> Option<Vec<Arc<App>>> {
-        self.apps.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look_at(&self, apps: &[Arc<App>]) {
+        // Whoever still hangs when nobody waits for it any more need not look any further when it wakes.
+        for app in apps.iter().take_while(|_| !self.over.load(Relaxed)).filter(|app| !app.hold) {
+            let is_settled = self.glance.at(app);
+            self.looked.fetch_add(1, Relaxed);
+            if is_settled {
+                self.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(app.name.clone());
+            }
+        }
     }
 }
 
@@ -160,24 +163,29 @@ mod tests {
     use super::*;
     use crate::schedule::tests::app_at;
 
-    async fn settled(apps: &[&str], glance: Glance) -> Vec<String> {
+    fn begin(parts: &[&[&str]], glance: Glance) -> Glances {
         let mut glances = Glances::new(glance);
-        for app in apps {
-            glances.add(&Arc::new(app_at(app, "1")));
+        let wanted = |app: &&str| Arc::new(app_at(app, if *app == "held" { "hold" } else { "1" }));
+        for apps in parts {
+            glances.add(&apps.iter().map(wanted).collect::<Vec<_>>());
         }
+        glances
+    }
+
+    async fn settled(glances: Glances) -> Vec<String> {
         glances.settled().await.iter().map(AppName::to_string).collect()
     }
 
     #[tokio::test]
     async fn what_is_settled_is_not_attempted_and_the_rest_is() {
         let glance = Glance::by(|app| app.name.as_str() != "b");
-        assert_eq!(settled(&["a", "b", "c"], glance).await, ["a", "c"]);
-        assert_eq!(settled(&[], Glance::by(|_| true)).await, [""; 0]);
-        assert_eq!(settled(&["a", "b"], Glance::NotNeeded).await, ["a", "b"]);
+        assert_eq!(settled(begin(&[&["a", "b", "c"], &["d", "held"]], glance)).await, ["a", "c", "d"]);
+        assert_eq!(settled(begin(&[], Glance::by(|_| true))).await, [""; 0]);
+        assert_eq!(settled(begin(&[&["a", "held"], &["b"]], Glance::NotNeeded)).await, ["a", "b"]);
     }
 
     #[tokio::test]
-    async fn an_app_that_hangs_is_left_to_an_attempt_and_so_is_whatever_comes_after_it() {
+    async fn an_app_that_hangs_is_left_to_an_attempt_and_so_is_what_came_with_it_and_follows() {
         let (gate, looked) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new(Vec::new())));
         let glance = {
             let (gate, looked) = (gate.clone(), looked.clone());
@@ -189,8 +197,17 @@ mod tests {
                 true
             })
         };
-        assert_eq!(settled(&["a", "hangs", "z"], glance).await, ["a"]);
+        let glances = begin(&[&["a", "hangs", "z"], &["b", "c"]], glance);
+        let all_looked = async {
+            while looked.lock().unwrap().len() < 4 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), all_looked).await.expect("but for what follows one that hangs");
+        assert_eq!(settled(glances).await, ["a", "b", "c"]);
         gate.wait();
-        assert_eq!(*looked.lock().unwrap(), ["a", "hangs"]);
+        let mut looked = looked.lock().unwrap().clone();
+        looked.sort();
+        assert_eq!(looked, ["a", "b", "c", "hangs"]);
     }
 }

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use anyhow::{Context, Error, Result};
-use store::intent::{self, App, Invalid, NodeIntent};
+use store::intent::{self, Incoming, Invalid, NodeIntent};
 use store::{AppName, Gather};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -24,16 +23,19 @@ use crate::watch::tell_if_empty;
 
 /// Attempts every app once, and the host as a whole, all at the same time. Failure when any failed.
 pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCode> {
-    let Round { intent, tasks, settled: mut converged, held: _, mut failed } =
-        round(agent, host, agent.glance()).await?;
-    let kept = intent.clone();
+    let (intent, present, glances) = read(agent, host, agent.glance()).await?;
     let mut running = JoinSet::new();
+    let (whole, wanted, on) = (agent.clone(), intent.clone(), host.clone());
+    running.spawn_local(async move { (None, whole.converge_host(wanted, &on).await) });
+    let mut converged = match glances {
+        Some(glances) => glances.settled().await,
+        None => BTreeSet::new(),
+    };
+    let Round { tasks, held: _, mut failed } = round(host, &intent, present, &converged).await;
     for task in tasks {
         let agent = agent.clone();
         running.spawn_local(async move { (Some(task.app.clone()), agent.converge(task).await) });
     }
-    let (whole, on) = (agent.clone(), host.clone());
-    running.spawn_local(async move { (None, whole.converge_host(intent, &on).await) });
     while let Some(done) = running.join_next().await {
         let (app, result) = done?;
         let about = app.as_ref().map(display);
@@ -48,7 +50,7 @@ pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCod
     }
     agent.passed(converged).await;
     // The process is about to end: what it takes to free all of it would be lost.
-    std::mem::forget(kept);
+    std::mem::forget(intent);
     Ok(status(failed))
 }
 
@@ -65,7 +67,8 @@ struct Planned {
 
 /// Prints what a pass would do to each app, and to the host as a whole.
 pub(crate) async fn plan<A: Agent>(agent: &Rc<A>, host: &Host, format: LogFormat) -> Result<ExitCode> {
-    let Round { intent, tasks, settled: _, held, mut failed } = round(agent, host, None).await?;
+    let (intent, present, _) = read(agent, host, None).await?;
+    let Round { tasks, held, mut failed } = round(host, &intent, present, &BTreeSet::new()).await;
     let of_held = |(app, error)| (app, Planned { steps: Vec::new(), error });
     let mut all = held.into_iter().map(of_held).gather::<BTreeMap<_, _>>();
     for task in tasks {
@@ -123,13 +126,10 @@ fn status(failed: bool) -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// What one pass is about.
+/// What one pass is to do.
 struct Round {
-    intent: Rc<NodeIntent>,
-    /// One for every app that may be touched.
+    /// One for every app that may be touched and was not found to be settled.
     tasks: Vec<Task>,
-    /// At these a glance found nothing to do.
-    settled: BTreeSet<AppName>,
     /// These stay as they are: because an operator says so, or for that reason. What was begun with the latter is among the
     /// tasks all the same.
     held: BTreeMap<AppName, Option<String>>,
@@ -137,19 +137,24 @@ struct Round {
     failed: bool,
 }
 
-async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> Result<Round> {
+/// What the host shall run, what it has, and glances at it under way.
+async fn read<A: Agent>(
+    agent: &Rc<A>,
+    host: &Host,
+    glance: Option<Glance>,
+) -> Result<(Rc<NodeIntent>, BTreeSet<AppName>, Option<Glances>)> {
+    let mut incoming = Incoming::begin(&host.store, &host.node).await?;
     let mut glances = glance.map(Glances::new);
-    let mut glance_at = |app: &Arc<App>| {
-        if let Some(glances) = glances.as_mut().filter(|_| !app.hold) {
-            glances.add(app);
+    while let Some(apps) = incoming.next().await? {
+        if let Some(glances) = &mut glances {
+            glances.add(&apps);
         }
-    };
-    let intent = intent::read_once(&host.store, &host.node, &mut glance_at).await?;
-    let present = agent.present()?;
-    let settled = match glances {
-        Some(glances) => glances.settled().await,
-        None => BTreeSet::new(),
-    };
+    }
+    let intent = incoming.intent().await?;
+    Ok((Rc::new(intent), agent.present()?, glances))
+}
+
+async fn round(host: &Host, intent: &NodeIntent, present: BTreeSet<AppName>, settled: &BTreeSet<AppName>) -> Round {
     let mut failed = false;
     if intent.is_empty()
         && let Err(error) = intent::ensure_shown(&host.store, &host.node).await
@@ -158,14 +163,14 @@ async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> 
         error!("{error:#}");
         failed = true;
     } else {
-        tell_if_empty(host, &intent);
+        tell_if_empty(host, intent);
     }
     for Invalid { key, reason } in &intent.strays {
         error!("{key}: {reason}");
         failed = true;
     }
     let (mut tasks, mut held) = (Vec::new(), BTreeMap::new());
-    for (app, verdict) in verdicts(&intent, present) {
+    for (app, verdict) in verdicts(intent, present) {
         match &verdict {
             Verdict::Converge(Wanted::App(_)) if settled.contains(&app) => continue,
             Verdict::Converge(_) => {}
@@ -186,5 +191,5 @@ async fn round<A: Agent>(agent: &Rc<A>, host: &Host, glance: Option<Glance>) -> 
         let (wake, reporter) = (Wake::default(), Reporter::default());
         tasks.push(Task { app, host: host.clone(), wanted, wake, tell_looked: looked, reporter });
     }
-    Ok(Round { intent: Rc::new(intent), tasks, settled, held, failed })
+    Round { tasks, held, failed }
 }
