@@ -1,7 +1,6 @@
 //! What a node shall run, as it comes in: for somebody who reads it once, and can begin with some of it.
 //!
-//! Ensures: what is told early is asked for by nobody else; an app that is named is never left out, since it would look as if
-//! it were not.
+//! Ensures: an app that is named is never left out, since it would look as if it were not.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,8 +40,8 @@ impl Incoming {
         Ok(Self { store: store.clone(), reads, waiting, together })
     }
 
-    /// The apps that came next and look valid: in the end one may clash with another. `None` once all has come. Whoever asks
-    /// again soon has the store work while he does.
+    /// The apps that came next and look valid: in the end one may clash with another. `None` once all has come. The store works
+    /// on what is left meanwhile.
     pub async fn next(&mut self) -> Result<Option<Vec<Arc<App>>>> {
         let Some(came) = self.reads.next().await else { return Ok(None) };
         let (prefixes, documents) = came?;
