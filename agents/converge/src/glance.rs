@@ -84,14 +84,9 @@ impl Glances {
         if let Glance::NotNeeded = self.shared.glance {
             return self.shared.look_at(apps);
         }
-        self.shared.queue().waiting.extend(apps.chunks(APPS_AT_ONCE).map(<[_]>::to_vec));
-        self.work_on(self.most_threads);
-    }
-
-    /// With so many threads, where there is work for them.
-    fn work_on(&mut self, threads: usize) {
         let mut queue = self.shared.queue();
-        let more = queue.waiting.len().min(threads.saturating_sub(queue.threads));
+        queue.waiting.extend(apps.chunks(APPS_AT_ONCE).map(<[_]>::to_vec));
+        let more = queue.waiting.len().min(self.most_threads - queue.threads);
         queue.threads += more;
         drop(queue);
         for _ in 0..more {
@@ -102,8 +97,6 @@ impl Glances {
 
     /// The apps at which nothing is to be done.
     pub(crate) async fn settled(mut self) -> BTreeSet<AppName> {
-        // In place of the one that asks, whose core the others may be slow to find idle.
-        self.work_on(self.most_threads + 1);
         let Self { shared, threads, .. } = &mut self;
         let mut before = shared.looked.load(Relaxed);
         loop {
