@@ -23,7 +23,7 @@ use reqwest::{Method, StatusCode};
 
 pub use self::client::Refused;
 use self::client::{Answer, Client, Entry, Request, TIMEOUT};
-pub(crate) use self::reads::Reads;
+pub(crate) use self::reads::{Read, Reads};
 use self::settings::Settings;
 use self::watch::Queries;
 use crate::{Document, Documents, Expected, Gather, Key, News, Prefix, Revision, Token};
@@ -71,7 +71,7 @@ impl Consul {
             reads.add(prefix.clone()).await;
         }
         while let Some(read) = reads.next().await {
-            documents.append(&mut read?.1);
+            documents.append(&mut read?.documents()?.1);
         }
         Ok(documents)
     }

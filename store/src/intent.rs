@@ -23,7 +23,7 @@ use crate::schema::{
 use crate::{Document, Gather, Key, Store};
 
 pub use follow::Follower;
-pub use incoming::Incoming;
+pub use incoming::{Fingerprint, Incoming};
 
 /// Why an app is invalid of which no document was read.
 const NO_DOCUMENT: &str = "there is no such document";

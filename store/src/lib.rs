@@ -25,6 +25,7 @@ pub mod schema;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
 
 pub use alive::{ALIVE_AGAIN, ALIVE_LASTS, Life};
 pub use bar::bar;
@@ -201,15 +202,51 @@ impl Reads {
     }
 
     /// What is under some of the prefixes, all of it. `None` once all has come.
-    pub(crate) async fn next(&mut self) -> Option<Result<(Vec<Prefix>, Documents)>> {
+    pub(crate) async fn next(&mut self) -> Option<Result<Read>> {
         match self {
-            Self::Consul(reads) => reads.next().await,
+            Self::Consul(reads) => reads.next().await.map(|read| read.map(Read::Consul)),
             Self::Directory(_, prefixes) if prefixes.is_empty() => None,
             Self::Directory(directory, prefixes) => {
                 let prefixes = std::mem::take(prefixes);
                 let documents = directory.documents(&prefixes).await;
-                Some(documents.map(|documents| (prefixes, documents)))
+                Some(documents.map(|documents| Read::Directory(prefixes, documents)))
             }
         }
+    }
+}
+
+/// What there is under some prefixes, which nobody has made sense of.
+pub(crate) enum Read {
+    Consul(consul::Read),
+    Directory(Vec<Prefix>, Documents),
+}
+
+impl Read {
+    /// The prefixes, and every document under them.
+    pub(crate) fn documents(self) -> Result<(Vec<Prefix>, Documents)> {
+        match self {
+            Self::Consul(read) => read.documents(),
+            Self::Directory(prefixes, documents) => Ok((prefixes, documents)),
+        }
+    }
+
+    /// Of another read it is another one. Of the same documents it may be another one too.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut add = |part: &[u8]| {
+            hash.update(part.len().to_le_bytes());
+            hash.update(part);
+        };
+        match self {
+            Self::Consul(read) => read.parts().for_each(add),
+            Self::Directory(_, documents) => documents.iter().for_each(|(key, document)| {
+                let (what, text) = match document {
+                    Ok(document) => ("document", &document.bytes[..]),
+                    Err(reason) => ("none", reason.as_bytes()),
+                };
+                [key.as_bytes(), what.as_bytes(), text].into_iter().for_each(&mut add);
+            }),
+        }
+        hash.finalize().into()
     }
 }

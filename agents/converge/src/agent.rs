@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Error, Result};
 use serde::{Deserialize, Serialize};
-use store::intent::{App, NodeIntent};
+use store::intent::{App, Fingerprint, NodeIntent};
 use store::{AppName, NodeName, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
@@ -56,8 +56,19 @@ pub trait Agent: 'static {
         None
     }
 
-    /// A single pass is over, and found or made these as intent wants them.
-    fn passed(&self, _converged: BTreeSet<AppName>) -> impl Future<Output = ()> {
+    /// Whether [`Agent::is_as_left`] is worth asking: it has a single pass wait for all of intent.
+    fn recalls(&self) -> bool {
+        false
+    }
+
+    /// Whether a pass would find nothing to do, which an agent can tell that noted how it left all of it, and for which intent.
+    /// A single pass asks it once, before it makes sense of intent.
+    fn is_as_left(&self, _intent: Fingerprint) -> impl Future<Output = bool> {
+        async { false }
+    }
+
+    /// A single pass is over, and found or made these as intent wants them: and all else too, if that is `all_of` an intent.
+    fn passed(&self, _converged: BTreeSet<AppName>, _all_of: Option<Fingerprint>) -> impl Future<Output = ()> {
         async {}
     }
 

@@ -76,8 +76,7 @@ impl Glances {
         let (queue, settled) = (Mutex::default(), Mutex::default());
         let (looked, over) = (AtomicUsize::new(0), AtomicBool::new(false));
         let shared = Arc::new(Shared { glance, queue, settled, looked, over });
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { shared, threads: JoinSet::new(), most_threads: cores.clamp(2, MOST_THREADS) }
+        Self { shared, threads: JoinSet::new(), most_threads: looking_threads() }
     }
 
     pub(crate) fn add(&mut self, apps: &[Arc<App>]) {
@@ -98,22 +97,33 @@ impl Glances {
     /// The apps at which nothing is to be done.
     pub(crate) async fn settled(mut self) -> BTreeSet<AppName> {
         let Self { shared, threads, .. } = &mut self;
-        let mut before = shared.looked.load(Relaxed);
-        loop {
-            tokio::select! {
-                ended = threads.join_next() => if ended.is_none() { break },
-                () = tokio::time::sleep(PATIENCE) => {
-                    let looked = shared.looked.load(Relaxed);
-                    if looked == before {
-                        break;
-                    }
-                    before = looked;
-                }
-            }
-        }
+        all_looked(threads, &shared.looked).await;
         shared.over.store(true, Relaxed);
         std::mem::take(&mut shared.settled.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Whether all `threads` have ended that look at one thing after the other, and count what they `looked` at. `false` once
+/// nothing has come of it for [`PATIENCE`].
+pub async fn all_looked(threads: &mut JoinSet<()>, looked: &AtomicUsize) -> bool {
+    let mut before = looked.load(Relaxed);
+    loop {
+        tokio::select! {
+            ended = threads.join_next() => if ended.is_none() { return true },
+            () = tokio::time::sleep(PATIENCE) => {
+                let now = looked.load(Relaxed);
+                if now == before {
+                    return false;
+                }
+                before = now;
+            }
+        }
+    }
+}
+
+/// How many threads look at a time.
+pub fn looking_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).clamp(2, MOST_THREADS)
 }
 
 impl Shared {

@@ -40,7 +40,7 @@ use tokio::task::LocalSet;
 pub use agent::{Agent, Host, HostPlan, Outcome, Source, Task, Wanted};
 pub use args::{Args, RunArgs, node_or_default, positive_seconds};
 pub use backoff::Backoff;
-pub use glance::Glance;
+pub use glance::{Glance, all_looked, looking_threads};
 pub use group::Group;
 pub use log::keep_aside;
 pub use mark::Passed;

@@ -23,7 +23,16 @@ use crate::watch::tell_if_empty;
 
 /// Attempts every app once, and the host as a whole, all at the same time. Failure when any failed.
 pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCode> {
-    let (intent, present, glances) = read(agent, host, agent.glance()).await?;
+    let glance = agent.glance();
+    let mut incoming = Incoming::begin(&host.store, &host.node).await?;
+    let fingerprint = if agent.recalls() { Some(incoming.fingerprint().await?) } else { None };
+    if let Some(fingerprint) = fingerprint.clone()
+        && agent.is_as_left(fingerprint).await
+    {
+        std::mem::forget(incoming);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (intent, present, glances) = read(agent, incoming, glance).await?;
     let mut running = JoinSet::new();
     let (whole, wanted, on) = (agent.clone(), intent.clone(), host.clone());
     running.spawn_local(async move { (None, whole.converge_host(wanted, &on).await) });
@@ -36,19 +45,24 @@ pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCod
         let agent = agent.clone();
         running.spawn_local(async move { (Some(task.app.clone()), agent.converge(task).await) });
     }
+    let mut waits = false;
     while let Some(done) = running.join_next().await {
         let (app, result) = done?;
         let about = app.as_ref().map(display);
         match result {
             Ok(Outcome::Converged | Outcome::Nothing) => converged.extend(app),
-            Ok(Outcome::Waiting(reason)) => info!(app = about, "waiting: {reason}"),
+            Ok(Outcome::Waiting(reason)) => {
+                info!(app = about, "waiting: {reason}");
+                waits = true;
+            }
             Err(error) => {
                 error!(app = about, "{error:#}");
                 failed = true;
             }
         }
     }
-    agent.passed(converged).await;
+    let is_all = !failed && !waits && intent.apps.keys().all(|app| converged.contains(app));
+    agent.passed(converged, fingerprint.filter(|_| is_all)).await;
     // The process is about to end: what it takes to free all of it would be lost.
     std::mem::forget(intent);
     Ok(status(failed))
@@ -67,7 +81,8 @@ struct Planned {
 
 /// Prints what a pass would do to each app, and to the host as a whole.
 pub(crate) async fn plan<A: Agent>(agent: &Rc<A>, host: &Host, format: LogFormat) -> Result<ExitCode> {
-    let (intent, present, _) = read(agent, host, None).await?;
+    let incoming = Incoming::begin(&host.store, &host.node).await?;
+    let (intent, present, _) = read(agent, incoming, None).await?;
     let Round { tasks, held, mut failed } = round(host, &intent, present, &BTreeSet::new()).await;
     let of_held = |(app, error)| (app, Planned { steps: Vec::new(), error });
     let mut all = held.into_iter().map(of_held).gather::<BTreeMap<_, _>>();
@@ -140,10 +155,9 @@ struct Round {
 /// What the host shall run, what it has, and glances at it under way.
 async fn read<A: Agent>(
     agent: &Rc<A>,
-    host: &Host,
+    mut incoming: Incoming,
     glance: Option<Glance>,
 ) -> Result<(Rc<NodeIntent>, BTreeSet<AppName>, Option<Glances>)> {
-    let mut incoming = Incoming::begin(&host.store, &host.node).await?;
     let mut glances = glance.map(Glances::new);
     while let Some(apps) = incoming.next().await? {
         if let Some(glances) = &mut glances {

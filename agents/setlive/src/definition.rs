@@ -122,7 +122,7 @@ impl Definition {
 
     /// The file that the app finds in `CONFIG_PATH`.
     pub(crate) fn config_path(&self) -> PathBuf {
-        config_path(&self.basedir, self.digest().as_str())
+        config_path(self.basedir.path(), self.digest().as_str())
     }
 
     /// The directory that the app finds in `DATA_DIR`, and may write in.
@@ -213,8 +213,8 @@ fn hash_value<H: Hasher>(value: &Value, state: &mut H) {
     }
 }
 
-pub(crate) fn config_path(basedir: &BaseDir, digest: &str) -> PathBuf {
-    below(basedir.path(), &["config/", digest, ".json"])
+pub(crate) fn config_path(basedir: &Path, digest: &str) -> PathBuf {
+    below(basedir, &["config/", digest, ".json"])
 }
 
 /// Where an app's version is unpacked. Whoever unpacks makes it appear as a whole.
@@ -225,6 +225,14 @@ pub(crate) fn install(basedir: &BaseDir, app: &AppName, version: &Version) -> Pa
 /// The same as a link in the basedir has it.
 pub(crate) fn install_link(app: &AppName, version: &Version) -> PathBuf {
     Path::new("installs").join(format!("{app}_{version}"))
+}
+
+/// What a service runs, relative to the install.
+pub(crate) fn entry(service: &str) -> String {
+    match service.split_once('@') {
+        Some((_, script)) => format!("bin/launch/{script}"),
+        None => "bin/launch".to_owned(),
+    }
 }
 
 /// What the install launches: `bin/launch` itself, or each executable in it.
@@ -245,11 +253,11 @@ pub(crate) fn entries(app: &AppName, install: &Path) -> Result<Entries> {
     };
     if !metadata.is_dir() {
         executable(&launch, &metadata)?;
-        return Ok([(app.to_string(), "bin/launch".to_owned())].into());
+        return Ok([(app.to_string(), entry(app.as_str()))].into());
     }
     let mut entries = BTreeMap::new();
-    for entry in fs::read_dir(&launch).with_context(|| format!("listing {}", launch.display()))? {
-        let path = entry.with_context(|| format!("listing {}", launch.display()))?.path();
+    for found in fs::read_dir(&launch).with_context(|| format!("listing {}", launch.display()))? {
+        let path = found.with_context(|| format!("listing {}", launch.display()))?.path();
         let script = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         // Its log goes to <basedir>/log/<script>, beside what svlogd itself keeps there for an app of one service.
         let svlogds = ["current", "lock", "state", "config"].contains(&script.as_str());
@@ -259,7 +267,9 @@ pub(crate) fn entries(app: &AppName, install: &Path) -> Result<Entries> {
             path.display()
         );
         executable(&path, &fs::metadata(&path).with_context(|| format!("looking at {}", path.display()))?)?;
-        entries.insert(format!("{app}@{script}"), format!("bin/launch/{script}"));
+        let service = format!("{app}@{script}");
+        let runs = entry(&service);
+        entries.insert(service, runs);
     }
     ensure!(!entries.is_empty(), "{} is an empty directory: nothing to run", launch.display());
     Ok(entries)

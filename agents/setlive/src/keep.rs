@@ -4,7 +4,6 @@
 //! Ensures: what a pass with `--once` knows from an earlier one is not looked at again. Assumes that attempts see to what
 //! they change themselves.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -30,12 +29,10 @@ impl Setlive {
     }
 
     pub(crate) async fn keep_registered(&self, intent: &NodeIntent, host: &Host) -> Result<()> {
-        let all = self.stamp().await.map(|stamp| wanted(intent) + &stamp).map(Arc::<str>::from);
-        if let Some(all) = all.clone()
-            && self.is_known(all).await
-        {
+        if self.is_registered_so().await {
             return Ok(());
         }
+        let all = self.all_registered().await;
         let registered = host.store.registered(&host.node).await.context("what is registered here cannot be seen")?;
         let site = self.site.clone();
         // What intent does not name runs on until the store confirms that it is gone, and the cluster can spare it.
@@ -62,7 +59,21 @@ impl Setlive {
         failed.map_or(Ok(()), Err)
     }
 
-    /// The stamp that was asked for, once.
+    /// Whether all that is registered is as a pass before this one found it, and was wanted so.
+    pub(crate) async fn is_registered_so(&self) -> bool {
+        let Some(all) = self.all_registered().await else { return false };
+        let site = self.site.clone();
+        let is_known = blocking(move || Ok(site.known.as_ref().is_some_and(|known| known.knows_registered(&all))));
+        is_known.await.unwrap_or(false)
+    }
+
+    /// What is wanted, and the stamp of what there is, once it has come.
+    async fn all_registered(&self) -> Option<Arc<str>> {
+        let stamp = self.stamped.get_or_init(|| self.stamp()).await.as_ref()?;
+        Some(format!("{} {stamp}", self.intent.borrow().as_ref()?).into())
+    }
+
+    /// The stamp that was asked for.
     async fn stamp(&self) -> Option<String> {
         let asked = self.stamp.take()?;
         match asked.await.context("the task that asked ended early").and_then(|stamp| stamp) {
@@ -72,12 +83,6 @@ impl Setlive {
                 None
             }
         }
-    }
-
-    async fn is_known(&self, all: Arc<str>) -> bool {
-        let site = self.site.clone();
-        let is_known = blocking(move || Ok(site.known.as_ref().is_some_and(|known| known.knows_registered(&all))));
-        is_known.await.unwrap_or(false)
     }
 
     async fn note(&self, all: Arc<str>, due: Option<SystemTime>, host: &Host) -> Result<()> {
@@ -148,23 +153,4 @@ fn is_as_wanted(known: Option<&Registered>, wanted: Option<&App>) -> bool {
         (None, Some(app)) => app.active.is_none() || app.drain,
         (_, None) => known.is_none(),
     }
-}
-
-/// All that [`is_as_wanted`] compares with.
-fn wanted(intent: &NodeIntent) -> String {
-    let mut text = String::with_capacity(64 * intent.apps.len());
-    for (name, app) in &intent.apps {
-        let written = match app {
-            Ok(app) => {
-                let (check, checked) = check(app.health.as_ref());
-                let (active, port) =
-                    (app.active.as_ref().map_or("", |version| version.as_str()), open_port(app).or(checked));
-                let drain = if app.drain { " drain" } else { "" };
-                writeln!(text, "{name} {} {active} {port:?} {check:?}{drain}", app.cluster)
-            }
-            Err(_) => writeln!(text, "{name}"),
-        };
-        written.expect("a text takes whatever is written to it");
-    }
-    text
 }

@@ -5,15 +5,16 @@
 //! does nothing else; a pass that knows all apps again writes nothing. Assumes that who changes a file changes its times:
 //! what does not, as writing through a mapping may not, is found by an agent that runs on, not by a pass with `--once`.
 
+mod notes;
 mod registered;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read};
-use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -23,20 +24,17 @@ use converge::{Source, Wanted, files};
 use rustix::fs::{Mode, OFlags, Stat, lstat, open, stat};
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
-use store::intent::App;
-use store::{AppName, Gather, Version};
+use store::intent::{App, Fingerprint};
+use store::{AppName, Version};
 
-use crate::Site;
-use crate::definition::{self, Entries, Inputs};
+use self::notes::{Line, Note, Notes};
+use crate::definition::{self, Inputs};
 use crate::runit::{self, Control};
+use crate::{Site, below, service};
 
 /// Two changes of a file within one tick of the kernel's clock leave the same times. A tick takes 10 ms at the most.
 const TICK: Duration = Duration::from_millis(20);
 
-/// What is known of an app that was found converged: its definition's digest, and a hash of who found it so, of what is
-/// wanted, and of the stamps of the app's record, of all files and links that it owns, and of what runsv says of its
-/// services.
-type Mark = String;
 /// No change leaves it as it is.
 type Stamp = [u8; 56];
 
@@ -46,18 +44,22 @@ pub(crate) struct Known {
     path: PathBuf,
     /// Where is noted what is [`registered`].
     registered: PathBuf,
-    /// What each mark begins with, who looks: another program, or one that is told otherwise, may find another thing.
+    /// Who looks: another program, or one that is told otherwise, may find another thing.
     who: [u8; 32],
     earlier: OnceLock<Earlier>,
+    /// How many of what was noted was looked at, or is now.
+    looked: AtomicUsize,
     unknown: Mutex<Vec<Arc<App>>>,
 }
 
 /// What a pass begins with.
 #[derive(Debug)]
 struct Earlier {
-    marks: Marks,
+    notes: Notes,
     /// Of all links to services.
     links: Option<Stamp>,
+    /// Whether the apps that are noted are those that there are; once somebody looked.
+    is_complete: OnceLock<bool>,
 }
 
 impl Known {
@@ -66,49 +68,23 @@ impl Known {
         let [path, registered] = [".known", ".registered"].map(|name| stage.join(".platypus").join(name));
         let program = stamp(&stat("/proc/self/exe").ok()?);
         let who = Sha256::new().chain_update(program).chain_update(who).finalize().into();
-        Some(Self { path, registered, who, earlier: OnceLock::new(), unknown: Mutex::default() })
-    }
-}
-
-/// A line for each app, in their order: its name and its mark. A line that is torn matches nothing.
-#[derive(Debug, Default)]
-struct Marks {
-    text: String,
-    lines: Vec<Line>,
-}
-
-/// Where in the text its parts are.
-#[derive(Debug)]
-struct Line {
-    app: Range<usize>,
-    mark: Range<usize>,
-}
-
-impl Marks {
-    fn read(path: &Path) -> io::Result<Self> {
-        let text = read_ours(path)?;
-        let (mut lines, mut start) = (Vec::new(), 0);
-        for line in text.split_terminator('\n') {
-            let end = start + line.len();
-            if let Some((app, _)) = line.split_once(' ') {
-                let app = start..start + app.len();
-                lines.push(Line { mark: app.end + 1..end, app });
-            }
-            start = end + 1;
-        }
-        Ok(Self { text, lines })
+        let (earlier, looked, unknown) = (OnceLock::new(), AtomicUsize::new(0), Mutex::default());
+        Some(Self { path, registered, who, earlier, looked, unknown })
     }
 
-    fn of(&self, app: &AppName) -> Option<&str> {
-        let name = |line: &Line| &self.text[line.app.clone()];
-        let at = self.lines.partition_point(|line| name(line) < app.as_str());
-        let line = self.lines.get(at).filter(|line| name(line) == app.as_str())?;
-        Some(&self.text[line.mark.clone()])
+    /// How many of what was noted was looked at, or is now: it grows as long as something comes of it.
+    pub(crate) fn looked(&self) -> &AtomicUsize {
+        &self.looked
     }
 
-    fn all(&self) -> BTreeMap<AppName, Mark> {
-        let lines = self.lines.iter().map(|Line { app, mark }| (&self.text[app.clone()], &self.text[mark.clone()]));
-        lines.filter_map(|(app, mark)| Some((app.parse().ok()?, mark.to_owned()))).gather()
+    /// Whether what was noted is of another intent, or not all of one; as far as it was read by now.
+    pub(crate) fn is_of_other(&self, intent: &Fingerprint) -> bool {
+        self.earlier.get().is_some_and(|earlier| earlier.notes.all_of() != Some(&self.all_of(intent)))
+    }
+
+    /// As notes have it.
+    fn all_of(&self, intent: &Fingerprint) -> String {
+        short(Sha256::new().chain_update(self.who).chain_update(intent.to_string()))
     }
 }
 
@@ -126,28 +102,44 @@ impl Site {
         }
     }
 
-    /// Reads what earlier passes found, while the store works.
-    pub(crate) fn recall(&self) {
-        self.known.as_ref().map(|known| self.earlier(known));
+    fn earlier<'a>(&self, known: &'a Known) -> &'a Earlier {
+        let read = || {
+            let notes = read_ours(&known.path).map(Notes::new).unwrap_or_default();
+            Earlier { notes, links: self.stamp_of_links(), is_complete: OnceLock::new() }
+        };
+        known.earlier.get_or_init(read)
     }
 
-    fn earlier<'a>(&self, known: &'a Known) -> &'a Earlier {
-        let read = || Earlier { marks: Marks::read(&known.path).unwrap_or_default(), links: self.stamp_of_links() };
-        known.earlier.get_or_init(read)
+    /// Looks at all that is noted, while the store works: in turns with other threads that do.
+    pub(crate) fn look_at_noted(&self, known: &Known) {
+        let earlier = self.earlier(known);
+        loop {
+            match known.looked.fetch_add(1, Relaxed).checked_sub(1).map(|at| earlier.notes.lines.get(at)) {
+                None => drop(earlier.is_complete.set(self.is_complete(&earlier.notes))),
+                Some(Some(line)) => drop(self.is_so(known, earlier, line)),
+                Some(None) => return,
+            }
+        }
+    }
+
+    /// Whether all is as the pass left it that noted it, and for this intent; of what was looked at by now.
+    pub(crate) fn is_left_so(&self, known: &Known, intent: &Fingerprint) -> bool {
+        let Some(Earlier { notes, links: _, is_complete }) = known.earlier.get() else { return false };
+        !known.is_of_other(intent)
+            && is_complete.get() == Some(&true)
+            && notes.lines.iter().all(|line| line.is_so.get() == Some(&true))
     }
 
     /// Whether the app is as an earlier pass found it converged, and runs.
     pub(crate) fn knows(&self, app: &Arc<App>) -> bool {
         let Some(known) = &self.known else { return false };
         let is_known = || {
-            let Earlier { marks, links } = self.earlier(known);
-            let found = marks.of(&app.name)?;
-            let (digest, _) = found.split_once(' ')?;
-            let (version, entries) = launched(app)?;
-            let mark = self.mark(known, links.as_ref()?, &Inputs::of(app, version, &entries), app, digest)?;
-            // What each service does, its runsv has in a file that the mark knows.
-            let is_looked_after = |service: &String| runit::has_runsv(&self.places.staged(service)).unwrap_or(false);
-            Some(mark == found && entries.keys().all(is_looked_after))
+            let earlier = self.earlier(known);
+            let line = earlier.notes.of(&app.name)?;
+            let note = earlier.notes.note(line)?;
+            let is_wanted = note.basedir == app.basedir.as_str()
+                && note.wanted == wanted(app, &Inputs::of(app, launched(app)?, &note.entries()));
+            Some(is_wanted && self.is_so(known, earlier, line))
         };
         let is_known = is_known().unwrap_or(false);
         if !is_known {
@@ -156,35 +148,36 @@ impl Site {
         is_known
     }
 
-    /// Notes of those among `converged` that were not known by what they are next time.
-    pub(crate) fn remember(&self, converged: &BTreeSet<AppName>) -> Result<()> {
+    /// Notes of those among `converged` that were not known by what they are next time, and of which intent that is all.
+    pub(crate) fn remember(&self, converged: &BTreeSet<AppName>, all_of: Option<&Fingerprint>) -> Result<()> {
         let Some(known) = &self.known else { return Ok(()) };
         let mut unknown = std::mem::take(&mut *known.unknown.lock().unwrap_or_else(PoisonError::into_inner));
         unknown.retain(|app| converged.contains(&app.name));
-        let mark = |links: &Stamp, app: &Arc<App>| {
-            let (version, entries) = launched(app)?;
-            let inputs = Inputs::of(app, version, &entries);
-            self.mark(known, links, &inputs, app, inputs.digest().as_str())
-        };
         let Some(links) = self.stamp_of_links() else { return Ok(()) };
-        let marked =
-            unknown.into_iter().filter_map(|app| mark(&links, &app).map(|mark| (app, mark))).collect::<Vec<_>>();
-        if marked.is_empty() {
+        let noted = |app: Arc<App>| self.note(known, &links, &app).map(|note| (app, note));
+        let noted = unknown.into_iter().filter_map(noted).collect::<Vec<_>>();
+        if noted.is_empty() && all_of.is_none_or(|intent| !known.is_of_other(intent)) {
             return Ok(());
         }
-        // What is changed from here on shows in its stamp, and what was changed before is looked at.
-        thread::sleep(TICK);
-        if self.stamp_of_links() != Some(links) {
-            return Ok(());
+        let mut notes = self.earlier(known).notes.all();
+        if !noted.is_empty() {
+            // What is changed from here on shows in its stamp, and what was changed before is looked at.
+            thread::sleep(TICK);
+            if self.stamp_of_links() != Some(links) {
+                return Ok(());
+            }
+            let is_settled = |app: &Arc<App>| self.is_settled(&app.name, &Wanted::App(app.clone())).unwrap_or(false);
+            let is_same = |(app, before): &(Arc<App>, String)| self.note(known, &links, app).as_ref() == Some(before);
+            let same = noted.into_iter().filter(|noted| is_same(noted) && is_settled(&noted.0));
+            notes.extend(same.map(|(app, note)| (app.name.clone(), note)));
         }
-        let is_settled = |app: &Arc<App>| self.is_settled(&app.name, &Wanted::App(app.clone())).unwrap_or(false);
-        let same =
-            marked.into_iter().filter(|(app, before)| mark(&links, app).as_ref() == Some(before) && is_settled(app));
-        let mut marks = self.earlier(known).marks.all();
-        marks.extend(same.map(|(app, mark)| (app.name.clone(), mark)));
         let present = self.records.apps()?;
-        marks.retain(|app, _| present.contains(app));
-        let text = marks.iter().map(|(app, mark)| format!("{app} {mark}\n")).collect::<String>();
+        notes.retain(|app, _| present.contains(app));
+        let all_of = all_of.filter(|_| notes.len() == present.len()).map(|intent| known.all_of(intent));
+        let text = Notes::written(all_of.as_deref(), &notes);
+        if text == self.earlier(known).notes.text() {
+            return Ok(());
+        }
         files::write("word of what is known", &known.path, text.as_bytes(), 0o600).map(drop)
     }
 
@@ -193,24 +186,75 @@ impl Site {
         settled_stamp(&stat(&self.places.runit).ok()?)
     }
 
-    /// `None` when there is nothing to know it by.
-    fn mark(&self, known: &Known, links: &Stamp, inputs: &Inputs<'_>, app: &App, digest: &str) -> Option<Mark> {
+    /// Whether the apps that are noted are those that there are.
+    fn is_complete(&self, notes: &Notes) -> bool {
+        let is_same = |apps: BTreeSet<AppName>| apps.iter().map(AppName::as_str).eq(notes.apps());
+        !notes.lines.is_empty() && self.records.apps().is_ok_and(is_same)
+    }
+
+    /// Whether the app is as its note says, and runs.
+    fn is_so(&self, known: &Known, earlier: &Earlier, line: &Line) -> bool {
+        let look = || {
+            let note = earlier.notes.note(line)?;
+            let app = earlier.notes.app(line).parse().ok()?;
+            let found = self.found(known, earlier.links.as_ref()?, &app, &note)?;
+            // What each service does, its runsv has in a file that the note knows.
+            let is_looked_after = |service| runit::has_runsv(&self.places.staged(service)).unwrap_or(false);
+            Some(found == note.found && note.services().all(is_looked_after))
+        };
+        *line.is_so.get_or_init(|| look().unwrap_or(false))
+    }
+
+    /// `None` when there is nothing to know the app by.
+    fn note(&self, known: &Known, links: &Stamp, app: &App) -> Option<String> {
+        let version = launched(app)?;
+        let entries = definition::entries(&app.name, &definition::install(&app.basedir, &app.name, version)).ok()?;
+        let inputs = Inputs::of(app, version, &entries);
+        let (digest, wanted) = (inputs.digest(), wanted(app, &inputs));
+        let services = entries.keys().map(String::as_str).collect::<Vec<_>>().join(",");
+        let note = Note::new(digest.as_str(), &wanted, &services, app.basedir.as_str())?;
+        let found = self.found(known, links, &app.name, &note)?;
+        Some(note.text(&found))
+    }
+
+    /// A hash of who looks, of what the note says, and of the stamps of the app's record, of what it launches by way of the link
+    /// to its install, of all files that it owns, and of what runsv says of its services.
+    fn found(&self, known: &Known, links: &Stamp, app: &AppName, note: &Note<'_>) -> Option<String> {
         let mut hashed = Bytes([&known.who[..], links].concat());
-        (&app.name, inputs, &app.health, &app.timeouts).hash(&mut hashed);
-        let mut all = self.places.owned(&app.basedir, digest, inputs.entries);
-        all.push(self.records.path(&app.name));
-        all.extend(inputs.entries.keys().map(|service| runit::status_of(&self.places.staged(service))));
-        for path in &all {
+        (app, note.text("")).hash(&mut hashed);
+        let basedir = Path::new(note.basedir);
+        let current = service::current(basedir);
+        let scripts = note.services().filter(|service| service.contains('@')).map(definition::entry);
+        for launched in ["bin/launch".to_owned()].into_iter().chain(scripts) {
+            hashed.write(&settled_stamp(&stat(below(&current, &[&launched])).ok()?)?);
+        }
+        let mut owned = self.places.owned(basedir, note.digest, note.services());
+        owned.push(self.records.path(app));
+        owned.extend(note.services().map(|service| runit::status_of(&self.places.staged(service))));
+        for path in &owned {
             hashed.write(&settled_stamp(&lstat(path).ok()?)?);
         }
-        Some(format!("{digest} {:x}", Sha256::digest(hashed.0)))
+        Some(short(Sha256::new_with_prefix(hashed.0)))
     }
 }
 
-/// The version that shall run, and what its install launches.
-fn launched(app: &App) -> Option<(&Version, Entries)> {
-    let version = app.active.as_ref().filter(|_| !app.drain)?;
-    Some((version, definition::entries(&app.name, &definition::install(&app.basedir, &app.name, version)).ok()?))
+/// The version that shall run.
+fn launched(app: &App) -> Option<&Version> {
+    app.active.as_ref().filter(|_| !app.drain)
+}
+
+/// A hash of all that is wanted of an app here.
+fn wanted(app: &App, inputs: &Inputs<'_>) -> String {
+    let mut hashed = Bytes(Vec::new());
+    (&app.name, inputs, &app.health, &app.timeouts).hash(&mut hashed);
+    short(Sha256::new_with_prefix(hashed.0))
+}
+
+/// Half of it: nobody but us writes what is compared with it.
+fn short(hash: Sha256) -> String {
+    let mut text = format!("{:x}", hash.finalize());
+    text.truncate(32);
+    text
 }
 
 /// What is hashed, for a hash that is the same in every process.

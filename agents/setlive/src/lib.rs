@@ -37,12 +37,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use converge::files;
-use converge::{Agent, Counter, Glance, Host, Outcome, Source, Task, Versions, Wanted, blocking};
-use store::intent::{App, NodeIntent, looks_gone};
+use converge::{
+    Agent, Counter, Glance, Host, Outcome, Source, Task, Versions, Wanted, all_looked, blocking, looking_threads,
+};
+use store::intent::{App, Fingerprint, NodeIntent, looks_gone};
 use store::reality::configuration;
 use store::{AppName, ClusterName, Gather, NodeName, Store, Version};
 use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::debug;
 
 pub use cli::Cli;
@@ -100,8 +102,13 @@ pub struct Setlive {
     /// What the store calls this host, once that was asked.
     host: OnceCell<String>,
     store: Store,
+    /// At what earlier passes noted, as a single pass began with them.
+    looks: RefCell<JoinSet<()>>,
+    /// What a single pass reads.
+    intent: RefCell<Option<Fingerprint>>,
     /// Of what is registered, as a single pass asked for it when it began.
     stamp: RefCell<Option<JoinHandle<Result<Option<String>>>>>,
+    stamped: OnceCell<Option<String>>,
     /// How many apps wait with queries of their own.
     watches: Rc<Cell<usize>>,
     /// One for each app: within this process a look at its registration makes no attempt give up.
@@ -157,7 +164,10 @@ impl Setlive {
             http: OnceCell::new(),
             host: OnceCell::new(),
             store: host.store.clone(),
+            looks: RefCell::default(),
+            intent: RefCell::default(),
             stamp: RefCell::default(),
+            stamped: OnceCell::new(),
             watches: Rc::default(),
             turns: RefCell::default(),
             handing_over: RefCell::default(),
@@ -197,18 +207,37 @@ impl Agent for Setlive {
 
     fn glance(&self) -> Option<Glance> {
         self.ask_for_stamp();
+        if self.site.known.is_some() {
+            let looking = |_| {
+                let site = self.site.clone();
+                move || site.known.as_ref().into_iter().for_each(|known| site.look_at_noted(known))
+            };
+            (0..looking_threads()).map(looking).for_each(|look| drop(self.looks.borrow_mut().spawn_blocking(look)));
+        }
         let site = self.site.clone();
         // What went wrong is for an attempt to say.
         let is_settled = move |app: &Arc<App>| site.is_settled(&app.name, &Wanted::App(app.clone())).unwrap_or(false);
         let site = self.site.clone();
-        tokio::task::spawn_blocking(move || site.recall());
-        let site = self.site.clone();
         Some(Glance::by(move |app| site.knows(app) || is_settled(app)))
     }
 
-    async fn passed(&self, converged: BTreeSet<AppName>) {
+    fn recalls(&self) -> bool {
+        self.site.known.is_some()
+    }
+
+    async fn is_as_left(&self, intent: Fingerprint) -> bool {
+        let Some(known) = &self.site.known else { return false };
+        let mut looks = self.looks.take();
+        let is_on_host = !known.is_of_other(&intent)
+            && all_looked(&mut looks, known.looked()).await
+            && self.site.is_left_so(known, &intent);
+        self.intent.replace(Some(intent));
+        is_on_host && (self.site.alone || self.is_registered_so().await)
+    }
+
+    async fn passed(&self, converged: BTreeSet<AppName>, all_of: Option<Fingerprint>) {
         let site = self.site.clone();
-        if let Err(error) = blocking(move || site.remember(&converged)).await {
+        if let Err(error) = blocking(move || site.remember(&converged, all_of.as_ref())).await {
             debug!("{error:#}; the next pass looks at all of it");
         }
     }

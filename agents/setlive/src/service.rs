@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use converge::{effect, files};
 use serde_json::json;
-use store::schema::BaseDir;
 use store::{AppName, Gather};
 
 use crate::below;
 use crate::data;
-use crate::definition::{Definition, Entries, config_path, install_link};
+use crate::definition::{Definition, config_path, install_link};
 use crate::record::finisher;
 
 /// Where services are built, and where runsvdir looks for them.
@@ -69,10 +68,15 @@ impl Places {
         })
     }
 
-    /// Where all that is that [`Places::hold`] reads, of a definition that we build ourselves; but for links to services.
-    pub(crate) fn owned(&self, basedir: &BaseDir, digest: &str, entries: &Entries) -> Vec<PathBuf> {
-        let mut owned = vec![config_path(basedir, digest), current(basedir)];
-        for service in entries.keys() {
+    /// Where all that is that [`Places::hold`] reads, of a definition that we build ourselves; but for links.
+    pub(crate) fn owned<'a>(
+        &self,
+        basedir: &Path,
+        digest: &str,
+        services: impl Iterator<Item = &'a str>,
+    ) -> Vec<PathBuf> {
+        let mut owned = vec![config_path(basedir, digest)];
+        for service in services {
             owned.extend([self.run(service), self.log_run(service)]);
         }
         owned
@@ -175,7 +179,7 @@ impl Places {
     /// In the order in which they are made: a service that is linked is about to be started.
     fn links(&self, app: &AppName, definition: &Definition) -> Vec<Owned> {
         let target = install_link(app, &definition.version);
-        let current = Owned::Link { what: "current", path: current(&definition.basedir), target };
+        let current = Owned::Link { what: "current", path: current(definition.basedir.path()), target };
         let services = definition.services().filter(|_| self.builder.is_none());
         let services = services.map(|service| Owned::Link {
             what: "link to a service",
@@ -187,8 +191,8 @@ impl Places {
 }
 
 /// The link to the install that runs.
-fn current(basedir: &BaseDir) -> PathBuf {
-    below(basedir.path(), &["current"])
+pub(crate) fn current(basedir: &Path) -> PathBuf {
+    below(basedir, &["current"])
 }
 
 impl Builder {
@@ -283,9 +287,11 @@ mod tests {
         let looked_at = looked_at.map(|owned| match owned {
             Owned::File { path, .. } | Owned::Link { path, .. } => path,
         });
-        // What is a link to a service shows in the directory of those links.
-        let mut looked_at = looked_at.filter(|path| path.parent() != Some(&places.runit)).collect::<Vec<_>>();
-        let mut owned = places.owned(&definition.basedir, definition.digest().as_str(), &definition.entries);
+        // What is a link to a service shows in the directory of those links, and where `current` leads in what is there.
+        let basedir = definition.basedir.path();
+        let is_file = |path: &PathBuf| path.parent() != Some(&places.runit) && *path != current(basedir);
+        let mut looked_at = looked_at.filter(is_file).collect::<Vec<_>>();
+        let mut owned = places.owned(basedir, definition.digest().as_str(), definition.services());
         looked_at.sort();
         owned.sort();
         assert_eq!(owned, looked_at);

@@ -24,7 +24,13 @@ pub(crate) struct Reads {
     consul: Consul,
     /// Not asked for yet.
     waiting: VecDeque<Prefix>,
-    running: JoinSet<Result<(Vec<Prefix>, Answer)>>,
+    running: JoinSet<Result<Read>>,
+}
+
+/// What there is under some prefixes, as Consul answered.
+pub(crate) struct Read {
+    prefixes: Vec<Prefix>,
+    answer: Answer,
 }
 
 impl Reads {
@@ -41,16 +47,11 @@ impl Reads {
     }
 
     /// What is under some of the prefixes, all of it. `None` once all has come.
-    pub(crate) async fn next(&mut self) -> Option<Result<(Vec<Prefix>, Documents)>> {
+    pub(crate) async fn next(&mut self) -> Option<Result<Read>> {
         self.ask().await;
         let answered = self.running.join_next().await?;
         self.ask().await;
-        let read = || {
-            let (prefixes, answer) = answered.context("a read's task ended early")??;
-            let documents = said(&prefixes, &answer)?;
-            Ok((prefixes, documents))
-        };
-        Some(read())
+        Some(answered.context("a read's task ended early").and_then(|read| read))
     }
 
     /// As far as may be under way at once.
@@ -59,7 +60,10 @@ impl Reads {
         while self.running.len() < TRANSACTIONS_AT_ONCE && !self.waiting.is_empty() {
             let many = self.waiting.len().min(MOST_OPERATIONS);
             let (consul, prefixes) = (self.consul.clone(), self.waiting.drain(..many).collect::<Vec<_>>());
-            self.running.spawn(async move { consul.under(&prefixes).await.map(|answer| (prefixes, answer)) });
+            self.running.spawn(async move {
+                let answer = consul.under(&prefixes).await?;
+                Ok(Read { prefixes, answer })
+            });
         }
         if self.running.len() > before {
             // Has it sent now, not when we wait for something.
@@ -75,7 +79,7 @@ impl Consul {
             let prefix = prefixes.first().context("nothing to ask for")?;
             return self.client.query(prefix, format!("{}?recurse&consistent", path(prefix)), TIMEOUT).await;
         };
-        let get = |prefix| Operation { kv: Read { verb: "get-tree", key: Prefix::as_str(prefix) } };
+        let get = |prefix| Operation { kv: GetTree { verb: "get-tree", key: Prefix::as_str(prefix) } };
         let operations = prefixes.iter().map(get).collect::<Vec<_>>();
         let request = Request {
             method: Method::PUT,
@@ -89,24 +93,35 @@ impl Consul {
     }
 }
 
-fn said(prefixes: &[Prefix], answer: &Answer) -> Result<Documents> {
-    if let [_] = prefixes {
-        return Ok(listed(answer)?.1);
+impl Read {
+    pub(crate) fn documents(self) -> Result<(Vec<Prefix>, Documents)> {
+        let documents = match &self.prefixes[..] {
+            [_] => listed(&self.answer)?.1,
+            _ => {
+                let transaction = self.answer.json::<Transaction<'_>>()?;
+                documents(transaction.results.unwrap_or_default().into_iter().map(|result| result.kv))?
+            }
+        };
+        Ok((self.prefixes, documents))
     }
-    let transaction = answer.json::<Transaction<'_>>()?;
-    documents(transaction.results.unwrap_or_default().into_iter().map(|result| result.kv))
+
+    /// What tells it from any other answer about other prefixes, or about the same ones once they changed.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let Answer { status, body, .. } = &self.answer;
+        self.prefixes.iter().map(|prefix| prefix.as_str().as_bytes()).chain([status.as_str().as_bytes(), &body[..]])
+    }
 }
 
 /// What `/v1/txn` is asked.
 #[derive(Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 struct Operation<'a> {
-    kv: Read<'a>,
+    kv: GetTree<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Read<'a> {
+struct GetTree<'a> {
     verb: &'static str,
     key: &'a str,
 }

@@ -2,30 +2,51 @@
 //!
 //! Ensures: an app that is named is never left out, since it would look as if it were not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
 
 use super::{App, Named, NodeIntent, Together, name_refusals, named, own};
 use crate::schema::{NodeDocument, cluster_prefix, node_prefix};
-use crate::{AppName, NodeName, Prefix, Reads, Store};
+use crate::{AppName, NodeName, Prefix, Read, Reads, Store};
 
 /// What a node shall run, as far as it has come.
 pub struct Incoming {
     store: Store,
     reads: Reads,
+    /// What has come that nobody has made sense of.
+    came: VecDeque<Read>,
+    /// The fingerprints of the node's own documents, and of those in `came`.
+    fingerprints: Vec<[u8; 32]>,
     /// The apps of which nothing came yet, by where it will come from.
     waiting: BTreeMap<Prefix, (AppName, NodeDocument)>,
     together: Together,
+}
+
+/// Tells a node's intent from any other: where it is the same, so is [`NodeIntent`]. The same intent may have several, since it
+/// is of all that the store answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint(String);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 impl Incoming {
     /// At the same cost to the store as [`super::Follower`]'s first, and without that of a token. Whether the store only
     /// does not show us anything is not asked: see [`super::ensure_shown`].
     pub async fn begin(store: &Store, node: &NodeName) -> Result<Self> {
-        let documents = store.documents(&[node_prefix(node)]).await?;
-        let (mut reads, mut waiting, mut together) = (store.reads(), BTreeMap::new(), Together::default());
+        let mut reads = store.reads();
+        reads.add(node_prefix(node)).await;
+        let read = reads.next().await.context("nothing was asked for")??;
+        let fingerprints = vec![read.fingerprint()];
+        let (_, documents) = read.documents()?;
+        let (mut waiting, mut together) = (BTreeMap::new(), Together::default());
         for (key, document) in own(node, &documents) {
             match named(key, document) {
                 Named::App(name, Ok(node)) => {
@@ -37,14 +58,32 @@ impl Incoming {
                 Named::Stray(invalid) => together.strays.push(invalid),
             }
         }
-        Ok(Self { store: store.clone(), reads, waiting, together })
+        Ok(Self { store: store.clone(), reads, came: VecDeque::new(), fingerprints, waiting, together })
+    }
+
+    /// Of all of it, without making sense of it: that is left to [`Incoming::next`], of which nothing came yet.
+    pub async fn fingerprint(&mut self) -> Result<Fingerprint> {
+        while let Some(read) = self.reads.next().await {
+            let read = read?;
+            self.fingerprints.push(read.fingerprint());
+            self.came.push_back(read);
+        }
+        // They come in any order.
+        self.fingerprints.sort_unstable();
+        Ok(Fingerprint(format!("{:x}", Sha256::digest(self.fingerprints.concat()))))
     }
 
     /// The apps that came next and look valid: in the end one may clash with another. `None` once all has come. The store works
     /// on what is left meanwhile.
     pub async fn next(&mut self) -> Result<Option<Vec<Arc<App>>>> {
-        let Some(came) = self.reads.next().await else { return Ok(None) };
-        let (prefixes, documents) = came?;
+        let read = match self.came.pop_front() {
+            Some(read) => read,
+            None => match self.reads.next().await {
+                Some(read) => read?,
+                None => return Ok(None),
+            },
+        };
+        let (prefixes, documents) = read.documents()?;
         let named = prefixes.iter().filter_map(|prefix| self.waiting.remove(prefix));
         Ok(Some(self.together.add(named, &documents)))
     }

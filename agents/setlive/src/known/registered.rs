@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use converge::files;
 use sha2::{Digest, Sha256};
 
-use super::{Known, Mark, read_ours};
+use super::{Known, read_ours};
 
 /// For how long one look counts at the most.
 const LASTS: Duration = Duration::from_secs(300);
@@ -38,7 +38,7 @@ impl Known {
             .map(drop)
     }
 
-    fn mark_of_registered(&self, until: u64, all: &str) -> Mark {
+    fn mark_of_registered(&self, until: u64, all: &str) -> String {
         let hash = Sha256::new().chain_update(self.who).chain_update(until.to_le_bytes()).chain_update(all);
         format!("{:x}", hash.finalize())
     }

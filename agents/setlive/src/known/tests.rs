@@ -5,7 +5,8 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
 use rustix::fs::{CWD, FileType, mknodat};
 use serde_json::json;
-use store::intent::Timeouts;
+use store::Store;
+use store::intent::{Incoming, Timeouts};
 use tempfile::TempDir;
 
 use super::*;
@@ -93,10 +94,33 @@ impl Live {
 
     /// What a pass does that finds the app converged.
     fn pass(&self) {
+        self.pass_of(Some(&intent("1")));
+    }
+
+    /// And all there is, if that is all of an intent.
+    fn pass_of(&self, all_of: Option<&Fingerprint>) {
         let site = self.site();
         let _ = site.knows(&self.app);
-        site.remember(&[self.app.name.clone()].into()).unwrap();
+        site.remember(&[self.app.name.clone()].into(), all_of).unwrap();
     }
+
+    /// What a pass begins with.
+    fn is_left_so(&self, intent: &Fingerprint) -> bool {
+        let site = self.site();
+        let known = site.known.as_ref().unwrap();
+        site.look_at_noted(known);
+        site.is_left_so(known, intent)
+    }
+}
+
+fn intent(cluster: &str) -> Fingerprint {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("nodes/web1")).unwrap();
+    fs::write(dir.path().join("nodes/web1/slug.json"), json!({"cluster": cluster}).to_string()).unwrap();
+    let store = Store::open(Some(&format!("file:{}", dir.path().display()))).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let incoming = async { Incoming::begin(&store, &"web1".parse().unwrap()).await?.fingerprint().await };
+    runtime.block_on(incoming).unwrap()
 }
 
 fn app(basedir: &Path, user_config: &serde_json::Value) -> App {
@@ -202,10 +226,12 @@ fn what_changed_in_any_way_is_looked_at_in_full() {
     for (what, settled, change) in changes {
         let live = Live::new();
         live.pass();
+        assert!(live.is_left_so(&intent("1")));
         change(&live);
         assert_eq!((live.is_known(), live.is_settled()), (false, settled), "{what}");
+        assert!(!live.is_left_so(&intent("1")), "{what}");
         live.pass();
-        assert_eq!(live.is_known(), settled, "{what}");
+        assert_eq!((live.is_known(), live.is_left_so(&intent("1"))), (settled, settled), "{what}");
     }
 }
 
@@ -214,7 +240,60 @@ fn a_service_without_its_runsv_is_looked_at_in_full() {
     let mut live = Live::new();
     live.pass();
     live.runsv = None;
-    assert!(!live.is_known() && !live.is_settled());
+    assert!(!live.is_known() && !live.is_settled() && !live.is_left_so(&intent("1")));
+}
+
+#[test]
+fn all_is_as_it_was_left_for_the_intent_that_it_was_all_of_and_while_nothing_more_is_there() {
+    let live = Live::new();
+    let [one, other] = ["1", "2"].map(intent);
+    live.pass_of(None);
+    assert!(live.is_known() && !live.is_left_so(&one), "nobody said that it is all");
+    live.pass_of(Some(&one));
+    assert!(live.is_left_so(&one) && !live.is_left_so(&other));
+    live.pass_of(None);
+    assert!(live.is_left_so(&one), "nothing changed");
+    live.pass_of(Some(&other));
+    assert!(!live.is_left_so(&one) && live.is_left_so(&other));
+
+    let (record, more) = (live.path("stage/.platypus/slug.json"), live.path("stage/.platypus/more.json"));
+    fs::copy(&record, &more).unwrap();
+    assert!(live.is_known() && !live.is_left_so(&other), "one more");
+    live.pass_of(Some(&one));
+    assert!(!live.is_left_so(&one), "of which nothing is known");
+    fs::remove_file(&more).unwrap();
+    live.pass_of(Some(&other));
+    assert!(live.is_left_so(&other));
+    fs::remove_file(&record).unwrap();
+    assert!(!live.is_left_so(&other), "none");
+    fs::remove_file(live.path("stage/.platypus/.known")).unwrap();
+    assert!(!live.is_left_so(&other), "and nothing known");
+}
+
+#[test]
+fn each_script_of_several_that_are_launched_counts() {
+    let mut live = Live::new();
+    let (launch, ok) = (live.path("srv/installs/slug_1/bin/launch"), live.path("stage/slug/supervise/ok"));
+    fs::remove_file(&launch).unwrap();
+    fs::create_dir(&launch).unwrap();
+    for script in ["a", "b"] {
+        fs::write(launch.join(script), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(launch.join(script), Permissions::from_mode(0o755)).unwrap();
+        let service = live.path(&format!("stage/slug@{script}"));
+        fs::create_dir_all(service.join("supervise")).unwrap();
+        fs::hard_link(&ok, service.join("supervise/ok")).unwrap();
+        fs::copy(live.path("stage/slug/supervise/status"), service.join("supervise/status")).unwrap();
+    }
+    live.write();
+    live.pass();
+    assert!(live.is_known() && live.is_left_so(&intent("1")));
+    fs::set_permissions(launch.join("b"), Permissions::from_mode(0o644)).unwrap();
+    assert!(!live.is_known() && !live.is_left_so(&intent("1")));
+    fs::set_permissions(launch.join("b"), Permissions::from_mode(0o755)).unwrap();
+    live.pass();
+    assert!(live.is_known());
+    live.runsv = None;
+    assert!(!live.is_known());
 }
 
 #[test]
@@ -311,7 +390,7 @@ fn what_changes_while_a_pass_looks_is_not_taken_for_converged() {
     let site = live.site();
     assert!(!site.knows(&live.app));
     edit(&live.path("stage/slug/run"));
-    site.remember(&[live.app.name.clone()].into()).unwrap();
+    site.remember(&[live.app.name.clone()].into(), None).unwrap();
     assert!(!live.is_known());
     live.write();
     live.pass();
@@ -323,12 +402,13 @@ fn what_did_not_converge_is_not_noted_and_what_has_gone_is_forgotten() {
     let live = Live::new();
     let site = live.site();
     assert!(!site.knows(&live.app));
-    site.remember(&BTreeSet::new()).unwrap();
-    assert!(!live.path("stage/.platypus/.known").exists());
+    site.remember(&BTreeSet::new(), Some(&intent("1"))).unwrap();
+    assert!(!live.is_left_so(&intent("1")));
     let path = live.path("stage/.platypus/.known");
     fs::write(&path, "gone 0123\n").unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     live.pass();
     let text = fs::read_to_string(&path).unwrap();
-    assert!(text.starts_with("slug ") && text.lines().count() == 1, "{text}");
+    let lines = text.lines().map(|line| line.split(' ').next().unwrap()).collect::<Vec<_>>();
+    assert_eq!(lines, ["#", "slug"], "{text}");
 }
