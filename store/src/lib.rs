@@ -22,6 +22,7 @@ pub mod reality;
 pub mod repository;
 pub mod schema;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -223,10 +224,10 @@ pub(crate) enum Read {
 
 impl Read {
     /// The prefixes, and every document under them.
-    pub(crate) fn documents(self) -> Result<(Vec<Prefix>, Documents)> {
+    pub(crate) fn documents(&self) -> Result<(&[Prefix], Cow<'_, Documents>)> {
         match self {
-            Self::Consul(read) => read.documents(),
-            Self::Directory(prefixes, documents) => Ok((prefixes, documents)),
+            Self::Consul(read) => read.documents().map(|(prefixes, documents)| (prefixes, Cow::Owned(documents))),
+            Self::Directory(prefixes, documents) => Ok((prefixes, Cow::Borrowed(documents))),
         }
     }
 

@@ -94,7 +94,7 @@ impl Consul {
 }
 
 impl Read {
-    pub(crate) fn documents(self) -> Result<(Vec<Prefix>, Documents)> {
+    pub(crate) fn documents(&self) -> Result<(&[Prefix], Documents)> {
         let documents = match &self.prefixes[..] {
             [_] => listed(&self.answer)?.1,
             _ => {
@@ -102,7 +102,7 @@ impl Read {
                 documents(transaction.results.unwrap_or_default().into_iter().map(|result| result.kv))?
             }
         };
-        Ok((self.prefixes, documents))
+        Ok((&self.prefixes, documents))
     }
 
     /// What tells it from any other answer about other prefixes, or about the same ones once they changed.

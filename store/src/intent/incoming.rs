@@ -17,10 +17,10 @@ use crate::{AppName, NodeName, Prefix, Read, Reads, Store};
 pub struct Incoming {
     store: Store,
     reads: Reads,
-    /// What has come that nobody has made sense of.
+    /// The node's own documents.
+    own: Option<Read>,
+    /// What else has come that nobody has made sense of.
     came: VecDeque<Read>,
-    /// The fingerprints of the node's own documents, and of those in `came`.
-    fingerprints: Vec<[u8; 32]>,
     /// The apps of which nothing came yet, by where it will come from.
     waiting: BTreeMap<Prefix, (AppName, NodeDocument)>,
     together: Together,
@@ -44,7 +44,6 @@ impl Incoming {
         let mut reads = store.reads();
         reads.add(node_prefix(node)).await;
         let read = reads.next().await.context("nothing was asked for")??;
-        let fingerprints = vec![read.fingerprint()];
         let (_, documents) = read.documents()?;
         let (mut waiting, mut together) = (BTreeMap::new(), Together::default());
         for (key, document) in own(node, &documents) {
@@ -58,24 +57,26 @@ impl Incoming {
                 Named::Stray(invalid) => together.strays.push(invalid),
             }
         }
-        Ok(Self { store: store.clone(), reads, came: VecDeque::new(), fingerprints, waiting, together })
+        Ok(Self { store: store.clone(), reads, own: Some(read), came: VecDeque::new(), waiting, together })
     }
 
     /// Of all of it, without making sense of it: that is left to [`Incoming::next`], of which nothing came yet.
     pub async fn fingerprint(&mut self) -> Result<Fingerprint> {
+        let mut fingerprints = self.own.iter().map(Read::fingerprint).collect::<Vec<_>>();
         while let Some(read) = self.reads.next().await {
             let read = read?;
-            self.fingerprints.push(read.fingerprint());
+            fingerprints.push(read.fingerprint());
             self.came.push_back(read);
         }
         // They come in any order.
-        self.fingerprints.sort_unstable();
-        Ok(Fingerprint(format!("{:x}", Sha256::digest(self.fingerprints.concat()))))
+        fingerprints.sort_unstable();
+        Ok(Fingerprint(format!("{:x}", Sha256::digest(fingerprints.concat()))))
     }
 
     /// The apps that came next and look valid: in the end one may clash with another. `None` once all has come. The store works
     /// on what is left meanwhile.
     pub async fn next(&mut self) -> Result<Option<Vec<Arc<App>>>> {
+        self.own = None;
         let read = match self.came.pop_front() {
             Some(read) => read,
             None => match self.reads.next().await {
