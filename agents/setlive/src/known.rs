@@ -8,7 +8,7 @@
 mod notes;
 mod registered;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read};
@@ -139,7 +139,9 @@ impl Site {
             let note = earlier.notes.note(line)?;
             let is_wanted = note.basedir == app.basedir.as_str()
                 && note.wanted == wanted(app, &Inputs::of(app, launched(app)?, &note.entries()));
-            Some(is_wanted && self.is_so(known, earlier, line))
+            let is_known = is_wanted && self.is_so(known, earlier, line);
+            line.is_known.store(is_known, Relaxed);
+            Some(is_known)
         };
         let is_known = is_known().unwrap_or(false);
         if !is_known {
@@ -159,7 +161,7 @@ impl Site {
         if noted.is_empty() && all_of.is_none_or(|intent| !known.is_of_other(intent)) {
             return Ok(());
         }
-        let mut notes = self.earlier(known).notes.all();
+        let mut new = BTreeMap::new();
         if !noted.is_empty() {
             // What is changed from here on shows in its stamp, and what was changed before is looked at.
             thread::sleep(TICK);
@@ -169,13 +171,17 @@ impl Site {
             let is_settled = |app: &Arc<App>| self.is_settled(&app.name, &Wanted::App(app.clone())).unwrap_or(false);
             let is_same = |(app, before): &(Arc<App>, String)| self.note(known, &links, app).as_ref() == Some(before);
             let same = noted.into_iter().filter(|noted| is_same(noted) && is_settled(&noted.0));
-            notes.extend(same.map(|(app, note)| (app.name.clone(), note)));
+            new.extend(same.map(|(app, note)| (app.name.clone(), note)));
         }
-        let present = self.records.apps()?;
+        let (earlier, present) = (&self.earlier(known).notes, self.records.apps()?);
+        // What was noted of another intent, and of which this pass found out nothing, says nothing of this one.
+        let is_known = |app| new.contains_key(app) || earlier.of(app).is_some_and(|line| line.is_known.load(Relaxed));
+        let all_of = all_of.filter(|_| present.iter().all(is_known)).map(|intent| known.all_of(intent));
+        let mut notes = earlier.all();
+        notes.append(&mut new);
         notes.retain(|app, _| present.contains(app));
-        let all_of = all_of.filter(|_| notes.len() == present.len()).map(|intent| known.all_of(intent));
         let text = Notes::written(all_of.as_deref(), &notes);
-        if text == self.earlier(known).notes.text() {
+        if text == earlier.text() {
             return Ok(());
         }
         files::write("word of what is known", &known.path, text.as_bytes(), 0o600).map(drop)

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 
 use store::{AppName, Gather};
 
@@ -25,6 +26,8 @@ pub(super) struct Line {
     note: Range<usize>,
     /// Whether the app is as it was found then; once somebody looked.
     pub(super) is_so: OnceLock<bool>,
+    /// Somebody saw that it is, and that just this is wanted.
+    pub(super) is_known: AtomicBool,
 }
 
 /// How an app was found that is converged.
@@ -47,7 +50,8 @@ impl Notes {
             let end = start + line.len();
             if let Some((app, _)) = line.split_once(' ').filter(|_| !line.starts_with(ALL_OF)) {
                 let app = start..start + app.len();
-                lines.push(Line { note: app.end + 1..end, app, is_so: OnceLock::new() });
+                let (is_so, is_known) = (OnceLock::new(), AtomicBool::new(false));
+                lines.push(Line { note: app.end + 1..end, app, is_so, is_known });
             }
             start = end + 1;
         }

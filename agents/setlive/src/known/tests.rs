@@ -256,6 +256,11 @@ fn all_is_as_it_was_left_for_the_intent_that_it_was_all_of_and_while_nothing_mor
     live.pass_of(Some(&other));
     assert!(!live.is_left_so(&one) && live.is_left_so(&other));
 
+    let site = live.site();
+    site.remember(&[live.app.name.clone()].into(), Some(&one)).unwrap();
+    assert!(!live.is_left_so(&one), "of what nobody looked at nobody knows that it is of this one");
+    live.pass_of(Some(&other));
+
     let (record, more) = (live.path("stage/.platypus/slug.json"), live.path("stage/.platypus/more.json"));
     fs::copy(&record, &more).unwrap();
     assert!(live.is_known() && !live.is_left_so(&other), "one more");
