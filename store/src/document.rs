@@ -205,7 +205,8 @@ pub struct News {
     pub token: Token,
 }
 
-fn fingerprint(prefix: &Prefix, documents: &Documents) -> [u8; 32] {
+/// Of the documents under `prefix`.
+pub(crate) fn fingerprint(prefix: &Prefix, documents: &Documents) -> [u8; 32] {
     let mut hash = Sha256::new();
     let under = documents.range(prefix.as_str().to_owned()..).take_while(|(key, _)| key.starts_with(prefix.as_str()));
     for (key, document) in under {

@@ -26,7 +26,6 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use sha2::{Digest, Sha256};
 
 pub use alive::{ALIVE_AGAIN, ALIVE_LASTS, Life};
 pub use bar::bar;
@@ -231,23 +230,11 @@ impl Read {
         }
     }
 
-    /// Of another read it is another one. Of the same documents it may be another one too.
+    /// Where it is the same, so are the documents; of the same documents there may be several.
     pub(crate) fn fingerprint(&self) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        let mut add = |part: &[u8]| {
-            hash.update(part.len().to_le_bytes());
-            hash.update(part);
-        };
         match self {
-            Self::Consul(read) => read.parts().for_each(add),
-            Self::Directory(_, documents) => documents.iter().for_each(|(key, document)| {
-                let (what, text) = match document {
-                    Ok(document) => ("document", &document.bytes[..]),
-                    Err(reason) => ("none", reason.as_bytes()),
-                };
-                [key.as_bytes(), what.as_bytes(), text].into_iter().for_each(&mut add);
-            }),
+            Self::Consul(read) => read.fingerprint(),
+            Self::Directory(_, documents) => document::fingerprint(&Prefix::everything(), documents),
         }
-        hash.finalize().into()
     }
 }

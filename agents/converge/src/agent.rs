@@ -67,7 +67,8 @@ pub trait Agent: 'static {
         async { false }
     }
 
-    /// A single pass is over, and found or made these as intent wants them: and all else too, if that is `all_of` an intent.
+    /// A single pass is over, and found or made these as intent wants them. With `all_of`: these are all apps that this intent
+    /// wants, none is on hold or invalid, and nothing failed or waits.
     fn passed(&self, _converged: BTreeSet<AppName>, _all_of: Option<Fingerprint>) -> impl Future<Output = ()> {
         async {}
     }

@@ -11,7 +11,7 @@ use store::{AppName, Gather};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::field::display;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use crate::agent::{Agent, Host, HostPlan, Outcome, Task, Wake, Wanted};
 use crate::args::LogFormat;
@@ -29,6 +29,7 @@ pub(crate) async fn pass<A: Agent>(agent: &Rc<A>, host: &Host) -> Result<ExitCod
     if let Some(fingerprint) = fingerprint.clone()
         && agent.is_as_left(fingerprint).await
     {
+        debug!("all is as a pass before this one left it");
         std::mem::forget(incoming);
         return Ok(ExitCode::SUCCESS);
     }

@@ -2,7 +2,8 @@
 //! that need not be read.
 //!
 //! Ensures: it is only a hint. What is missing, torn, another's or different in any way has an app looked at in full, and
-//! does nothing else; a pass that knows all apps again writes nothing. Assumes that who changes a file changes its times:
+//! does nothing else; a pass that knows all apps again writes nothing. Where a pass found all of an intent as it shall be, and
+//! the next finds the same intent and all apps as they were noted, there is nothing for it to do. Assumes that who changes a file changes its times:
 //! what does not, as writing through a mapping may not, is found by an agent that runs on, not by a pass with `--once`.
 
 mod notes;
@@ -47,7 +48,7 @@ pub(crate) struct Known {
     /// Who looks: another program, or one that is told otherwise, may find another thing.
     who: [u8; 32],
     earlier: OnceLock<Earlier>,
-    /// How many of what was noted was looked at, or is now.
+    /// The turns of those who look at what was noted: first at which apps there are, then at one after the other.
     looked: AtomicUsize,
     unknown: Mutex<Vec<Arc<App>>>,
 }
@@ -72,7 +73,7 @@ impl Known {
         Some(Self { path, registered, who, earlier, looked, unknown })
     }
 
-    /// How many of what was noted was looked at, or is now: it grows as long as something comes of it.
+    /// It grows as long as somebody looks at what was noted.
     pub(crate) fn looked(&self) -> &AtomicUsize {
         &self.looked
     }
@@ -114,10 +115,12 @@ impl Site {
     pub(crate) fn look_at_noted(&self, known: &Known) {
         let earlier = self.earlier(known);
         loop {
-            match known.looked.fetch_add(1, Relaxed).checked_sub(1).map(|at| earlier.notes.lines.get(at)) {
-                None => drop(earlier.is_complete.set(self.is_complete(&earlier.notes))),
-                Some(Some(line)) => drop(self.is_so(known, earlier, line)),
-                Some(None) => return,
+            match known.looked.fetch_add(1, Relaxed) {
+                0 => drop(earlier.is_complete.set(self.is_complete(&earlier.notes))),
+                turn => match earlier.notes.lines.get(turn - 1) {
+                    Some(line) => drop(self.is_so(known, earlier, line)),
+                    None => return,
+                },
             }
         }
     }
@@ -156,9 +159,12 @@ impl Site {
         let mut unknown = std::mem::take(&mut *known.unknown.lock().unwrap_or_else(PoisonError::into_inner));
         unknown.retain(|app| converged.contains(&app.name));
         let Some(links) = self.stamp_of_links() else { return Ok(()) };
+        let run = unknown.iter().filter(|app| launched(app).is_some()).count();
         let noted = |app: Arc<App>| self.note(known, &links, &app).map(|note| (app, note));
         let noted = unknown.into_iter().filter_map(noted).collect::<Vec<_>>();
-        if noted.is_empty() && all_of.is_none_or(|intent| !known.is_of_other(intent)) {
+        let earlier = &self.earlier(known).notes;
+        let all_of = all_of.map(|intent| known.all_of(intent));
+        if noted.is_empty() && all_of.as_deref() == earlier.all_of() {
             return Ok(());
         }
         let mut new = BTreeMap::new();
@@ -173,10 +179,13 @@ impl Site {
             let same = noted.into_iter().filter(|noted| is_same(noted) && is_settled(&noted.0));
             new.extend(same.map(|(app, note)| (app.name.clone(), note)));
         }
-        let (earlier, present) = (&self.earlier(known).notes, self.records.apps()?);
         // What was noted of another intent, and of which this pass found out nothing, says nothing of this one.
-        let is_known = |app| new.contains_key(app) || earlier.of(app).is_some_and(|line| line.is_known.load(Relaxed));
-        let all_of = all_of.filter(|_| present.iter().all(is_known)).map(|intent| known.all_of(intent));
+        let known_before =
+            earlier.lines.iter().filter(|line| line.is_known.load(Relaxed)).map(|line| earlier.app(line));
+        let known_now = known_before.chain(new.keys().map(AppName::as_str)).collect::<BTreeSet<_>>();
+        let present = self.records.apps()?;
+        let is_all = new.len() == run && present.iter().map(AppName::as_str).eq(known_now);
+        let all_of = all_of.filter(|_| is_all);
         let mut notes = earlier.all();
         notes.append(&mut new);
         notes.retain(|app, _| present.contains(app));

@@ -102,7 +102,7 @@ pub struct Setlive {
     /// What the store calls this host, once that was asked.
     host: OnceCell<String>,
     store: Store,
-    /// At what earlier passes noted, as a single pass began with them.
+    /// Threads of a single pass that look at what earlier ones noted.
     looks: RefCell<JoinSet<()>>,
     /// What a single pass reads.
     intent: RefCell<Option<Fingerprint>>,
@@ -222,12 +222,14 @@ impl Agent for Setlive {
     }
 
     fn recalls(&self) -> bool {
-        self.site.known.is_some()
+        // Of what is registered elsewhere there is no stamp.
+        self.site.known.is_some() && (self.site.alone || matches!(self.store, Store::Consul(_)))
     }
 
     async fn is_as_left(&self, intent: Fingerprint) -> bool {
         let Some(known) = &self.site.known else { return false };
         let mut looks = self.looks.take();
+        // Nobody waits for looks where it is plain by now that they do not matter.
         let is_on_host = !known.is_of_other(&intent)
             && all_looked(&mut looks, known.looked()).await
             && self.site.is_left_so(known, &intent);

@@ -68,14 +68,15 @@ impl Places {
         })
     }
 
-    /// Where all that is that [`Places::hold`] reads, of a definition that we build ourselves; but for links.
+    /// Where all that is that [`Places::hold`] reads, of a definition that we build ourselves; but for links to
+    /// services.
     pub(crate) fn owned<'a>(
         &self,
         basedir: &Path,
         digest: &str,
         services: impl Iterator<Item = &'a str>,
     ) -> Vec<PathBuf> {
-        let mut owned = vec![config_path(basedir, digest)];
+        let mut owned = vec![config_path(basedir, digest), current(basedir)];
         for service in services {
             owned.extend([self.run(service), self.log_run(service)]);
         }
@@ -287,11 +288,9 @@ mod tests {
         let looked_at = looked_at.map(|owned| match owned {
             Owned::File { path, .. } | Owned::Link { path, .. } => path,
         });
-        // What is a link to a service shows in the directory of those links, and where `current` leads in what is there.
-        let basedir = definition.basedir.path();
-        let is_file = |path: &PathBuf| path.parent() != Some(&places.runit) && *path != current(basedir);
-        let mut looked_at = looked_at.filter(is_file).collect::<Vec<_>>();
-        let mut owned = places.owned(basedir, definition.digest().as_str(), definition.services());
+        // What is a link to a service shows in the directory of those links.
+        let mut looked_at = looked_at.filter(|path| path.parent() != Some(&places.runit)).collect::<Vec<_>>();
+        let mut owned = places.owned(definition.basedir.path(), definition.digest().as_str(), definition.services());
         looked_at.sort();
         owned.sort();
         assert_eq!(owned, looked_at);

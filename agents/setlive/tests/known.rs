@@ -11,10 +11,7 @@ fn what_was_edited_without_leaving_a_trace_is_repaired_and_a_further_pass_change
     let pid = host.serves("1")["pid"].as_i64().unwrap();
     let known = host.path("stage/.platypus/.known");
     let note = fs::read_to_string(&known).unwrap();
-    assert!(
-        note.starts_with("# ") && note.contains("\nslug "),
-        "a pass that changes something notes what came of it: {note}"
-    );
+    assert!(note.starts_with("slug "), "a pass that changes something notes what came of it: {note}");
 
     let run = host.path("stage/slug/run");
     let (text, modified) = (fs::read_to_string(&run).unwrap(), fs::metadata(&run).unwrap().modified().unwrap());

@@ -173,3 +173,35 @@ fn what_intent_wants_otherwise_is_looked_at() {
     assert!(looks == 1 && is_registered_anew(&pass), "{}", pass.log);
     assert_eq!((&before, &live.service()["Port"]), (&json!(live.host.port), &json!(99)));
 }
+
+#[test]
+fn a_pass_that_finds_all_as_it_was_left_ends_early_and_one_that_has_something_to_say_never_does() {
+    let live = Live::new();
+    let ends_early = || {
+        let mut agent = live.host.setlive();
+        let pass = fixtures::pass(agent.arg("--once").env("RUST_LOG", "converge=debug"));
+        let early = pass.log.contains("all is as a pass before this one left it");
+        (early, pass)
+    };
+    assert!(ends_early().0);
+    let put = |key: &str, document: &Value| live.put(&format!("kv/{key}"), document);
+    let node = "nodes/web1/slug";
+    for (what, key, document, instead, is_fine) in [
+        ("on hold", node, json!({"cluster": "dev", "hold": true}), json!({"cluster": "dev"}), true),
+        ("an app that is invalid", "nodes/web1/other", json!({"cluster": "dev"}), Value::Null, false),
+        ("no app's key", "nodes/web1/a/b", json!({"cluster": "dev"}), Value::Null, false),
+    ] {
+        put(key, &document);
+        let said = [(); 3].map(|()| {
+            let (early, pass) = ends_early();
+            assert!(!early && pass.ok == is_fine, "{what}: {}", pass.log);
+            pass.log.lines().filter(|line| !line.contains("DEBUG")).count()
+        });
+        assert!(said.iter().all(|lines| *lines == said[0] && *lines > 0), "{what}: {said:?}");
+        match instead {
+            Value::Null => drop(consul(&live.host).http("DELETE", &format!("/v1/kv/{key}"), b"")),
+            instead => put(key, &instead),
+        }
+        eventually("it ends early again", SOON, || ends_early().0.then_some(()));
+    }
+}

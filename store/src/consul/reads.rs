@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use anyhow::{Context, Result};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
 use super::client::{Answer, Entry, Request, TIMEOUT};
@@ -105,10 +106,16 @@ impl Read {
         Ok((&self.prefixes, documents))
     }
 
-    /// What tells it from any other answer about other prefixes, or about the same ones once they changed.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+    /// Of what was asked, and of all that was answered, byte for byte.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
         let Answer { status, body, .. } = &self.answer;
-        self.prefixes.iter().map(|prefix| prefix.as_str().as_bytes()).chain([status.as_str().as_bytes(), &body[..]])
+        let asked = self.prefixes.iter().map(|prefix| prefix.as_str().as_bytes());
+        let mut hash = Sha256::new();
+        for part in asked.chain([status.as_str().as_bytes(), body]) {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        hash.finalize().into()
     }
 }
 

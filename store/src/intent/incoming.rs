@@ -17,7 +17,7 @@ use crate::{AppName, NodeName, Prefix, Read, Reads, Store};
 pub struct Incoming {
     store: Store,
     reads: Reads,
-    /// The node's own documents.
+    /// The node's own documents, until what else comes is made sense of.
     own: Option<Read>,
     /// What else has come that nobody has made sense of.
     came: VecDeque<Read>,
@@ -60,9 +60,13 @@ impl Incoming {
         Ok(Self { store: store.clone(), reads, own: Some(read), came: VecDeque::new(), waiting, together })
     }
 
-    /// Of all of it, without making sense of it: that is left to [`Incoming::next`], of which nothing came yet.
+    /// Of all of it, without making sense of it: that is left to [`Incoming::next`].
+    ///
+    /// # Errors
+    /// Also after that.
     pub async fn fingerprint(&mut self) -> Result<Fingerprint> {
-        let mut fingerprints = self.own.iter().map(Read::fingerprint).collect::<Vec<_>>();
+        let own = self.own.as_ref().context("some of it is gone already")?;
+        let mut fingerprints = vec![own.fingerprint()];
         while let Some(read) = self.reads.next().await {
             let read = read?;
             fingerprints.push(read.fingerprint());

@@ -252,7 +252,7 @@ fn all_is_as_it_was_left_for_the_intent_that_it_was_all_of_and_while_nothing_mor
     live.pass_of(Some(&one));
     assert!(live.is_left_so(&one) && !live.is_left_so(&other));
     live.pass_of(None);
-    assert!(live.is_left_so(&one), "nothing changed");
+    assert!(live.is_known() && !live.is_left_so(&one), "a later pass did not find it so");
     live.pass_of(Some(&other));
     assert!(!live.is_left_so(&one) && live.is_left_so(&other));
 
@@ -273,6 +273,22 @@ fn all_is_as_it_was_left_for_the_intent_that_it_was_all_of_and_while_nothing_mor
     assert!(!live.is_left_so(&other), "none");
     fs::remove_file(live.path("stage/.platypus/.known")).unwrap();
     assert!(!live.is_left_so(&other), "and nothing known");
+}
+
+#[test]
+fn what_goes_while_a_pass_looks_is_missed_by_the_next() {
+    for is_known_before in [false, true] {
+        let live = Live::new();
+        if is_known_before {
+            live.pass_of(Some(&intent("1")));
+        }
+        let site = live.site();
+        assert_eq!(site.knows(&live.app), is_known_before);
+        fs::remove_file(live.path("stage/.platypus/slug.json")).unwrap();
+        site.remember(&[live.app.name.clone()].into(), Some(&intent("2"))).unwrap();
+        let noted = fs::read_to_string(live.path("stage/.platypus/.known")).unwrap_or_default();
+        assert_eq!(noted, "");
+    }
 }
 
 #[test]
