@@ -3,8 +3,9 @@
 //!
 //! Ensures: it is only a hint. What is missing, torn, another's or different in any way has an app looked at in full, and
 //! does nothing else; a pass that knows all apps again writes nothing. Where a pass found all of an intent as it shall be, and
-//! the next finds the same intent and all apps as they were noted, there is nothing for it to do. Assumes that who changes a file changes its times:
-//! what does not, as writing through a mapping may not, is found by an agent that runs on, not by a pass with `--once`.
+//! the next finds the same intent and all apps as they were noted, there is nothing for it to do. Assumes that who changes a
+//! file changes its times: what does not, as writing through a mapping may not, is found by an agent that runs on, not by a
+//! pass with `--once`.
 
 mod notes;
 mod registered;

@@ -124,12 +124,25 @@ fn bring_back(host: &Host) {
     }
 }
 
+/// The end of what each app printed, and what runs: all of it is gone with the host.
+fn printed(host: &Host) -> String {
+    let logs = fs::read_dir(host.path("srv")).into_iter().flatten().flatten().map(|app| app.path().join("log/current"));
+    let ends = logs.map(|log| {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let lines = text.lines().rev().take(30).collect::<Vec<_>>();
+        format!("{}, the last line first:\n{}\n", log.display(), lines.join("\n"))
+    });
+    let ps = Command::new("ps").args(["-eo", "pid,ppid,lstart,args", "--forest"]).output();
+    let ps = ps.map(|ps| String::from_utf8_lossy(&ps.stdout).into_owned()).unwrap_or_default();
+    ends.collect::<String>() + &ps
+}
+
 /// One pass of each agent, which has to succeed, and a second, which has to find nothing to do.
 fn converge(host: &Host) {
     for round in 0..2 {
         for index in 0..AGENTS {
             let pass = pass(&mut agent(host, index, &["--once"]));
-            assert!(pass.ok, "agent {index}, round {round}: {}", pass.log);
+            assert!(pass.ok, "agent {index}, round {round}: {}\n{}", pass.log, printed(host));
             let done = pass.log.lines().all(|line| line.contains("no app is meant for this node"));
             assert!(round == 0 || done, "agent {index} is not done: {}", pass.log);
         }
