@@ -51,7 +51,7 @@ pub trait Agent: 'static {
     }
 
     /// What tells, for less than an attempt takes, that an attempt at an app would find nothing to do. A single pass asks
-    /// it first, of every app as it comes.
+    /// it of every app as it comes, unless it is over before that: see [`Agent::is_as_left`].
     fn glance(&self) -> Option<Glance> {
         None
     }
