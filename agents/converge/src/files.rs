@@ -51,10 +51,10 @@ impl Staged {
     }
 }
 
-/// Writes what `path` is to hold beside it; nothing, when it holds that already.
+/// Writes what `path` is to hold beside it; nothing, when it holds that already: then what a crash left there goes.
 pub fn stage(what: &'static str, path: &Path, bytes: &[u8], mode: u32) -> Result<Option<Staged>> {
     if holds(path, bytes, mode) {
-        return Ok(None);
+        return clear(path).map(|()| None);
     }
     replaceable(path)?;
     let write = || {
@@ -70,10 +70,10 @@ pub fn stage(what: &'static str, path: &Path, bytes: &[u8], mode: u32) -> Result
     Ok(Some(Staged { what, path: path.to_owned() }))
 }
 
-/// Makes the link that `path` is to be beside it; nothing, when it is that already.
+/// Makes the link that `path` is to be beside it; nothing, when it is that already: then what a crash left there goes.
 pub fn stage_link(what: &'static str, path: &Path, target: &Path) -> Result<Option<Staged>> {
     if fs::read_link(path).is_ok_and(|found| found == target) {
-        return Ok(None);
+        return clear(path).map(|()| None);
     }
     replaceable(path)?;
     let make = || {
@@ -109,10 +109,23 @@ pub fn holds(path: &Path, bytes: &[u8], mode: u32) -> bool {
     found().unwrap_or(false)
 }
 
-/// Removes a file or link, durably; one that is not there is fine.
+/// Removes a file or link, durably, with what a crash left beside it; one that is not there is fine.
 pub fn remove(what: &str, path: &Path) -> Result<()> {
+    clear(path)?;
     let remove = || if effect::remove(what, path)? { sync_parent(path) } else { Ok(()) };
     remove().with_context(|| format!("removing {}", path.display()))
+}
+
+/// Removes what a crash left beside `path`, of a content that is not wanted any more.
+pub fn clear(path: &Path) -> Result<()> {
+    let next = beside(path);
+    let removed = effect::remove(LEFT, &next).with_context(|| format!("removing {}", next.display()));
+    removed.map(drop)
+}
+
+/// The name of the path beside which this name is that of the next content, if it is one.
+pub fn is_beside(name: &str) -> Option<&str> {
+    name.strip_prefix('.')?.strip_suffix(NEXT)
 }
 
 /// Creates a directory and those above it, readable by all.
@@ -154,11 +167,13 @@ fn at_once(flags: OFlags) -> i32 {
 /// What a crash left of the next content of a path.
 const LEFT: &str = "what a crash left";
 
+const NEXT: &str = ".next";
+
 /// Where the next content of `path` is written: the same directory, so that a rename is enough. The name is always the
-/// same, so that what a crash left is overwritten.
+/// same, so that what a crash left is overwritten, or found.
 fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.next"))
+    path.with_file_name(format!(".{name}{NEXT}"))
 }
 
 /// An exclusive lock on a file, until it is dropped or the process ends, however it ends. The file is never removed:

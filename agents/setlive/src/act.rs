@@ -308,10 +308,8 @@ impl Act<'_> {
                 if let Err(error) = self.enable(to).await {
                     return self.failed(to, record, format!("{error:#}"), logs).await;
                 }
-                // While the record still has whoever comes next do it, if we do not.
-                self.setlive.tidy(app, to);
                 let is_revert = record.healthy.as_ref() == Some(to);
-                self.save(record.arrived(to)).await?;
+                self.arrive(to, record).await?;
                 if is_revert { &REVERTS } else { &REPLACEMENTS }.add(1);
                 info!(%app, "{} is live ({})", to.version, clock.laps());
                 Ok(Next::Look)
@@ -344,7 +342,7 @@ impl Act<'_> {
         match asked {
             Ok(_) => {
                 info!(app = %self.app, "{} is healthy after all", to.version);
-                self.save(record.arrived(&to)).await?;
+                self.arrive(&to, record).await?;
                 Ok(Next::Look)
             }
             Err(_) => bail!(
@@ -405,6 +403,7 @@ impl Act<'_> {
         remove::services(self.setlive, self.app, record.services.iter(), patience).await?;
         processes::end_strays(self.app, record.basedir.path(), &BTreeSet::new()).await?;
         self.setlive.site.places.unbuild(self.app)?;
+        self.setlive.clear(self.app, record.healthy.iter().chain(&record.converging));
         self.save(record.emptied()).await
     }
 }

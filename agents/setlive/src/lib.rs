@@ -157,6 +157,9 @@ impl Setlive {
             known: None,
         };
         if !host.read_only {
+            if let Err(error) = site.records.clear() {
+                debug!("{error:#}; going on");
+            }
             site.known = site.known();
         }
         Ok(Self {

@@ -4,6 +4,7 @@
 //! way. Assumes that the app's lock is held by whoever writes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -184,12 +185,27 @@ impl Records {
 
     /// The apps that have a record.
     pub(crate) fn apps(&self) -> Result<BTreeSet<AppName>> {
+        let names = self.names()?;
+        Ok(names.iter().filter_map(|name| app_of(name.to_str()?)).gather())
+    }
+
+    /// What there is in the directory of records.
+    fn names(&self) -> Result<Vec<OsString>> {
         let list = || match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
             entries => entries?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>(),
         };
-        let names = list().with_context(|| format!("listing the records in {}", self.dir.display()))?;
-        Ok(names.iter().filter_map(|name| name.to_str()?.strip_suffix(".json")?.parse().ok()).gather())
+        list().with_context(|| format!("listing the records in {}", self.dir.display()))
+    }
+
+    /// Removes what a crash left beside records, but for an app's at which another process is at work.
+    pub(crate) fn clear(&self) -> Result<()> {
+        for app in self.names()?.iter().filter_map(|name| app_of(files::is_beside(name.to_str()?)?)) {
+            if let Some(_lock) = self.lock(&app)? {
+                files::clear(&self.path(&app))?;
+            }
+        }
+        Ok(())
     }
 
     /// The app's record; one that is there but cannot be read is an error, not nothing.
@@ -237,6 +253,11 @@ impl Records {
     pub(crate) fn path(&self, app: &AppName) -> PathBuf {
         below(&self.dir, &[app.as_str(), ".json"])
     }
+}
+
+/// Whose record a file of this name is.
+fn app_of(name: &str) -> Option<AppName> {
+    name.strip_suffix(".json")?.parse().ok()
 }
 
 #[cfg(test)]

@@ -83,6 +83,15 @@ impl Places {
         owned
     }
 
+    /// Removes what a crash left beside what the definition owns.
+    pub(crate) fn clear(&self, app: &AppName, definition: &Definition) -> Result<()> {
+        let owned = self.files(app, definition).into_iter().chain(self.links(app, definition));
+        let owned = owned.map(|owned| match owned {
+            Owned::File { path, .. } | Owned::Link { path, .. } => path,
+        });
+        owned.chain([last(definition.basedir.path())]).try_for_each(|path| files::clear(&path))
+    }
+
     /// Creates what a definition needs before anything is stopped: directories, its configuration file, and the next
     /// text of its files beside them.
     pub(crate) fn stage(&self, app: &AppName, definition: &Definition) -> Result<Staged> {
@@ -194,6 +203,11 @@ impl Places {
 /// The link to the install that runs.
 pub(crate) fn current(basedir: &Path) -> PathBuf {
     below(basedir, &["current"])
+}
+
+/// The link to the install that would be gone back to.
+pub(crate) fn last(basedir: &Path) -> PathBuf {
+    below(basedir, &["last"])
 }
 
 impl Builder {

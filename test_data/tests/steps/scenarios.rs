@@ -21,6 +21,8 @@ pub(crate) struct Scenario {
     pub(crate) change: fn(&Site),
     /// What happens when an agent comes to the first step of its round, and waits there for that.
     pub(crate) meanwhile: Option<fn(&Site)>,
+    /// What happens once an agent died, of an app that ran: it is to be as it was before.
+    pub(crate) undo: Option<fn(&Site)>,
     /// What is intended cannot be had, which the agents say each time.
     pub(crate) fails: bool,
     pub(crate) on: On,
@@ -56,6 +58,7 @@ fn scenario(name: &'static str, agents: &'static [fn(&Site) -> Command]) -> Scen
         before: |_| {},
         change: |_| {},
         meanwhile: None,
+        undo: None,
         fails: false,
         on: On::Directory,
         is_done: None,
@@ -74,6 +77,10 @@ impl Scenario {
 
     fn meanwhile(self, meanwhile: fn(&Site)) -> Self {
         Self { meanwhile: Some(meanwhile), ..self }
+    }
+
+    fn undone(self, undo: fn(&Site)) -> Self {
+        Self { undo: Some(undo), ..self }
     }
 
     fn failing(self) -> Self {

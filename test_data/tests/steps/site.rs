@@ -98,8 +98,7 @@ impl Site {
         }
         let steps = self.steps();
         assert!(!steps.is_empty(), "there is nothing to walk");
-        self.converge(scenario);
-        (steps, Snapshot::of(self))
+        (steps, self.in_the_end(scenario))
     }
 
     /// What it comes to when the agent dies at this step in the first round.
@@ -111,8 +110,7 @@ impl Site {
             (scenario.change)(self);
             let died = || !self.host.path("die_at").exists();
             eventually("one dies, and it is done", SOON, || (died() && is_done(self)).then_some(()));
-            self.converge(scenario);
-            return Snapshot::of(self);
+            return self.in_the_end(scenario);
         }
         (scenario.change)(self);
         let died = scenario.agents.iter().any(|agent| {
@@ -122,7 +120,19 @@ impl Site {
         });
         assert!(died, "no agent came there");
         assert_eq!(self.steps().iter().filter(|come_to| *come_to == step).count(), number, "it died elsewhere");
+        self.in_the_end(scenario)
+    }
+
+    /// After all else that happens, and further rounds.
+    fn in_the_end(&self, scenario: &Scenario) -> Snapshot {
+        if let Some(undo) = scenario.undo {
+            undo(self);
+        }
         self.converge(scenario);
+        if scenario.undo.is_some() {
+            // What was there in between is remembered, if it was.
+            let _ = fs::remove_file(self.host.path("srv/slug/last"));
+        }
         Snapshot::of(self)
     }
 

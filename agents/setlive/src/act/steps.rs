@@ -18,11 +18,19 @@ use crate::decide::Service;
 use crate::definition::{Definition, install_link};
 use crate::program;
 use crate::record::Record;
-use crate::service::Staged;
+use crate::service::{Staged, current, last};
 
 impl Act<'_> {
     pub(super) async fn save(&self, record: Record) -> Result<()> {
         self.setlive.site.records.note(self.app, record).await
+    }
+
+    /// Notes that `to` is healthy, and leaves nothing of what else was under way: while the record still has whoever comes
+    /// next do it, if we do not.
+    pub(super) async fn arrive(&self, to: &Definition, record: Record) -> Result<()> {
+        self.setlive.tidy(self.app, to);
+        self.setlive.clear(self.app, [to].into_iter().chain(&record.converging));
+        self.save(record.arrived(to)).await
     }
 
     pub(super) async fn stage(&self, to: &Definition) -> Result<Staged> {
@@ -47,13 +55,13 @@ impl Act<'_> {
         let basedir = to.basedir.path();
         let before = match healthy.filter(|healthy| healthy.basedir == to.basedir) {
             Some(healthy) => install_link(self.app, &healthy.version),
-            None => match fs::read_link(basedir.join("current")) {
+            None => match fs::read_link(current(basedir)) {
                 Ok(current) => current,
                 Err(_) => return Ok(()),
             },
         };
         if !to.install(self.app).ends_with(&before) {
-            files::link("last", &basedir.join("last"), &before)?;
+            files::link("last", &last(basedir), &before)?;
         }
         Ok(())
     }
@@ -156,12 +164,23 @@ impl Setlive {
             }
         }
     }
+
+    /// Removes what was written for these definitions and never came to its place. Of no consequence when it fails: it is
+    /// overwritten, or stays unread.
+    pub(super) fn clear<'a>(&self, app: &AppName, definitions: impl Iterator<Item = &'a Definition>) {
+        for definition in definitions {
+            if let Err(error) = self.site.places.clear(app, definition) {
+                debug!(%app, "{error:#}");
+            }
+        }
+    }
 }
 
-/// Whether a file in `<basedir>/config` is one of ours, by its name: `<digest>.json`. Others may keep theirs there.
+/// Whether a file in `<basedir>/config` is one of ours, by its name: `<digest>.json`, or what a crash left beside that. Others
+/// may keep theirs there.
 fn is_config(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let digest = name.strip_suffix(".json").unwrap_or_default();
+    let digest = files::is_beside(name).unwrap_or(name).strip_suffix(".json").unwrap_or_default();
     digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 

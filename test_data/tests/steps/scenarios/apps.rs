@@ -12,6 +12,16 @@ use crate::site::Site;
 
 /// What is had of another store, too: a real Consul.
 const IN_STORE: &[&str] = &["set leases", "drain", "register", "report", "undrain", "deregister"];
+/// Until then it is beside its place.
+const RENAMED: &[&str] = &[
+    "rename configuration",
+    "rename current",
+    "rename last",
+    "rename link to a service",
+    "rename log/run",
+    "rename record",
+    "rename run",
+];
 const BUILT: &[&str] = &[
     "run service builder",
     "create description of services",
@@ -85,6 +95,16 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             let port = site.host.port;
             put_config(site, "forks", HTTP, json!({"user_config": {"port": port, "greeting": "again"}}));
         }),
+        scenario("another version that is given up", &[setlive])
+            .after(|site| runs(site, "good", HTTP))
+            .when(|site| activate(site, "other", HTTP))
+            .undone(|site| activate(site, "good", HTTP))
+            .only(RENAMED),
+        scenario("a version of other services that is given up", &[setlive])
+            .after(|site| runs(site, "good", HTTP))
+            .when(|site| activate(site, "two", HTTP))
+            .undone(|site| activate(site, "good", HTTP))
+            .only(RENAMED),
         scenario("an app that leaves where nobody looks after services any more", &[setlive])
             .after(|site| runs(site, "good", SCRIPT))
             .when(|site| {
