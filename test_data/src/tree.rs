@@ -64,9 +64,11 @@ pub fn tree_where(root: &Path, keep: impl Fn(&Path) -> bool) -> Tree {
     let mut tree = Tree::new();
     let mut left = vec![PathBuf::new()];
     while let Some(path) = left.pop() {
-        let Some(entry) = entry(&root.join(&path)) else { continue };
+        // Joined with nothing, it would be that of a directory.
+        let at = if path.as_os_str().is_empty() { root.to_owned() } else { root.join(&path) };
+        let Some(entry) = entry(&at) else { continue };
         if entry.kind == Kind::Directory {
-            let children = fs::read_dir(root.join(&path)).into_iter().flatten().flatten();
+            let children = fs::read_dir(at).into_iter().flatten().flatten();
             left.extend(children.map(|child| path.join(child.file_name())).filter(|child| keep(child)));
         }
         tree.insert(path, entry);

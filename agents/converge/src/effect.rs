@@ -127,7 +127,7 @@ pub fn remove_directory(what: &str, path: &Path) -> io::Result<()> {
     }
 }
 
-fn is_absent(path: &Path) -> bool {
+pub(crate) fn is_absent(path: &Path) -> bool {
     fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 

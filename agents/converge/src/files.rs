@@ -123,6 +123,11 @@ pub fn clear(path: &Path) -> Result<()> {
     removed.map(drop)
 }
 
+/// Whether no crash left anything beside `path`.
+pub fn is_clear(path: &Path) -> bool {
+    effect::is_absent(&beside(path))
+}
+
 /// The name of the path beside which this name is that of the next content, if it is one.
 pub fn is_beside(name: &str) -> Option<&str> {
     name.strip_prefix('.')?.strip_suffix(NEXT)

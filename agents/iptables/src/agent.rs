@@ -124,7 +124,8 @@ impl PacketFilter {
         let Ok(Ok((seen, None))) = early.await else { return false };
         let verdicts = verdicts(intent, &present(&seen), &Gone::new(), &self.us);
         let nothing_to_say = verdicts.ask.is_empty() && verdicts.complaints.is_empty();
-        let is_settled = nothing_to_say && tables(&seen, &verdicts, &self.us, &self.end) == seen;
+        let is_settled =
+            nothing_to_say && tables(&seen, &verdicts, &self.us, &self.end) == seen && self.place.is_clear();
         // A single pass is about to end: what it takes to free all of it would be lost.
         std::mem::forget(seen);
         is_settled
@@ -166,6 +167,9 @@ impl PacketFilter {
         let verdicts = verdicts(intent, &present(&seen), gone, &self.us);
         let wanted = tables(&seen, &verdicts, &self.us, &self.end);
         let lines = changes(&seen, &wanted);
+        if let (Chain::File(file), Some(_)) = (chain, lock) {
+            files::clear(&file.path)?;
+        }
         if let (Some(lock), false) = (lock, lines.is_empty()) {
             self.say(&lines);
             match chain.write(&seen, &wanted, lock).await {
@@ -178,6 +182,9 @@ impl PacketFilter {
 
     async fn authority_step(&self, authority: &Authority, intent: &NodeIntent, gone: &Gone) -> Result<Round> {
         let seen = authority.look().await?;
+        if !self.read_only {
+            authority.clear(&seen).await?;
+        }
         let mut verdicts = verdicts(intent, &seen.present(), gone, &self.us);
         let mut changes = authority::decide(&seen, &mut verdicts, &self.us);
         if changes.rebuild {
@@ -206,6 +213,17 @@ impl PacketFilter {
 }
 
 impl Place {
+    /// Whether a crash left nothing that whoever holds the lock would have to see to.
+    fn is_clear(&self) -> bool {
+        match self {
+            Self::Chain(chain) => match &**chain {
+                Chain::Kernel(_) => true,
+                Chain::File(file) => files::is_clear(&file.path),
+            },
+            Self::Authority(_) => false,
+        }
+    }
+
     /// The file to lock before a change; its directory is there from now on.
     fn lock(&self) -> Result<PathBuf> {
         let lock = match self {

@@ -48,6 +48,8 @@ pub(crate) struct Files {
     ours: BTreeMap<AppName, Definition>,
     /// Apps in whose place somebody else's file is.
     others: BTreeSet<AppName>,
+    /// The names of our files beside which a crash left their next content.
+    left: Vec<String>,
     /// The command has still to run for what was written last.
     unfinished: bool,
 }
@@ -148,6 +150,12 @@ impl Authority {
         blocking(move || Ok(Files { unfinished: unfinished.exists(), ..look(&dir)? })).await
     }
 
+    /// Removes what a crash left of definitions that may be wanted no more.
+    pub(crate) async fn clear(&self, seen: &Files) -> Result<()> {
+        let left = seen.left.iter().map(|name| self.dir.join(name)).collect::<Vec<_>>();
+        blocking(move || left.iter().try_for_each(|path| files::clear(path))).await
+    }
+
     pub(crate) async fn act(&self, changes: &Changes) -> Result<()> {
         let (dir, unfinished) = (self.dir.clone(), self.unfinished());
         let (write, remove) = (changes.write.clone(), changes.remove.clone());
@@ -175,18 +183,26 @@ fn look(dir: &Path) -> Result<Files> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Files::default()),
         entries => entries.and_then(Iterator::collect::<std::io::Result<Vec<_>>>),
     };
-    let mut files = Files::default();
+    let mut found = Files::default();
     for entry in entries.with_context(|| format!("listing {}", dir.display()))? {
         let name = entry.file_name();
-        let app = name.to_str().and_then(|name| name.strip_suffix(".yaml")?.parse::<AppName>().ok());
-        let Some(app) = app else { continue };
+        let Some(name) = name.to_str() else { continue };
+        if let Some(of) = files::is_beside(name).filter(|of| app_of(of).is_some() || *of == UNFINISHED) {
+            found.left.push(of.to_owned());
+        }
+        let Some(app) = app_of(name) else { continue };
         // One that cannot be read is in the way of its app, and of no other.
         match files::read_text(&entry.path()).ok().and_then(|text| Definition::read(&app, &text)) {
-            Some(definition) => drop(files.ours.insert(app, definition)),
-            None => drop(files.others.insert(app)),
+            Some(definition) => drop(found.ours.insert(app, definition)),
+            None => drop(found.others.insert(app)),
         }
     }
-    Ok(files)
+    Ok(found)
+}
+
+/// Whose ports a file of this name says.
+fn app_of(name: &str) -> Option<AppName> {
+    name.strip_suffix(".yaml")?.parse().ok()
 }
 
 fn path(dir: &Path, app: &AppName) -> PathBuf {

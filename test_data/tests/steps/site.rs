@@ -33,12 +33,13 @@ const ENABLE: &str = "echo enabled >\"$DATA_DIR/hook\"";
 const DISABLE: &str = "echo disabled >\"$DATA_DIR/hook\"";
 
 /// What agents make, and what they are told.
-const MADE: [&str; 11] = [
+const MADE: [&str; 12] = [
     "service",
     "stage",
     "srv",
     "store",
     "rules",
+    ".rules.next",
     ".rules.lock",
     "servicebuilder.d",
     "ports.d",

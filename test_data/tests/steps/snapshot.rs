@@ -22,7 +22,7 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     pub(crate) fn of(site: &Site) -> Self {
         let mut files = Tree::new();
-        for part in ["service", "stage", "srv", "store", "rules", "ports.d", "applied"] {
+        for part in ["service", "stage", "srv", "store", "rules", ".rules.next", "ports.d", "applied"] {
             let tree = tree_where(&site.host.path(part), is_kept);
             files.extend(tree.into_iter().map(|(path, entry)| (Path::new(part).join(&path), plain(entry))));
         }

@@ -16,6 +16,16 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         scenario("a packet filter of another program", &[authority])
             .after(|site| opened(site, authority))
             .when(open_others),
+        scenario("a packet filter in a file that is given up", &[rules])
+            .after(|site| opened(site, rules))
+            .when(open_others)
+            .undone(open_as_before)
+            .only(&["rename rules"]),
+        scenario("a packet filter of another program that is given up", &[authority])
+            .after(|site| opened(site, authority))
+            .when(open_others)
+            .undone(open_as_before)
+            .only(&["rename definition of ports", "rename word of what is unfinished"]),
     ]
 }
 
@@ -46,6 +56,12 @@ fn open_others(site: &Site) {
     site.host.delete("nodes/web1/two");
     open(site, "one", json!([443, {"port": 53, "protocol": "udp", "source": "10.0.0.0/8"}]));
     open(site, "three", json!([90]));
+}
+
+fn open_as_before(site: &Site) {
+    site.host.delete("nodes/web1/three");
+    open(site, "one", json!([80]));
+    open(site, "two", json!([81]));
 }
 
 fn open(site: &Site, app: &str, ports: Value) {
