@@ -130,11 +130,14 @@ impl Registered {
         }
     }
 
-    /// When somebody has to see whether a report is due, if one ever is.
-    pub fn report_due(&self) -> Option<SystemTime> {
+    /// When somebody has to repeat the last report, if that is ever so: in the past where there is none, or one of a clock
+    /// that is ahead of `now`.
+    pub fn report_due(&self, now: SystemTime) -> Option<SystemTime> {
         match self.reports {
             Reports::Unneeded | Reports::Lasting => None,
-            Reports::Expiring(at) => Some(at.map_or(SystemTime::UNIX_EPOCH, |at| at + REPORT_DUE)),
+            Reports::Expiring(at) => {
+                Some(at.filter(|at| *at <= now).map_or(SystemTime::UNIX_EPOCH, |at| at + REPORT_DUE))
+            }
         }
     }
 

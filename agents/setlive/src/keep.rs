@@ -38,11 +38,16 @@ impl Setlive {
         // What intent does not name runs on until the store confirms that it is gone, and the cluster can spare it.
         let mut apps = blocking(move || site.records.apps()).await?;
         apps.extend(intent.apps.keys().cloned());
+        let now = SystemTime::now();
+        let due = apps.iter().filter_map(|app| registered.get(app)?.report_due(now)).min();
+        // What was reported at different times would be repeated at different times, and each of a thousand passes would
+        // have a few to repeat, where one pass can be known by the one before.
+        let are_repeated = all.is_none() || due.is_some_and(|due| due <= now);
         let (mut all_as_wanted, mut failed) = (true, None);
         for app in &apps {
             let wanted = intent.apps.get(app).and_then(|app| app.as_ref().ok());
             let known = registered.get(app);
-            if is_as_wanted(known, wanted.map(|app| &**app)) {
+            if is_as_wanted(known, wanted.map(|app| &**app), are_repeated) {
                 continue;
             }
             all_as_wanted = false;
@@ -50,11 +55,10 @@ impl Setlive {
                 failed = failed.or(Some(error.context(format!("{app}: keeping it registered"))));
             }
         }
-        if let Some(all) = all.filter(|_| all_as_wanted) {
-            let due = apps.iter().filter_map(|app| registered.get(app)?.report_due()).min();
-            if let Err(error) = self.note(all, due, host).await {
-                debug!("{error:#}; the next pass looks at all that is registered");
-            }
+        if let Some(all) = all.filter(|_| all_as_wanted)
+            && let Err(error) = self.note(all, due, host).await
+        {
+            debug!("{error:#}; the next pass looks at all that is registered");
         }
         failed.map_or(Ok(()), Err)
     }
@@ -140,14 +144,16 @@ impl Setlive {
     }
 }
 
-/// Whether a look at what the store says of an app is enough to know that nothing has to be said to it.
-fn is_as_wanted(known: Option<&Registered>, wanted: Option<&App>) -> bool {
+/// Whether a look at what the store says of an app is enough to know that nothing has to be said to it. `are_repeated`:
+/// reports that are old, but still count.
+fn is_as_wanted(known: Option<&Registered>, wanted: Option<&App>, are_repeated: bool) -> bool {
     match (known, wanted) {
         (Some(known), Some(app)) => {
             let is_live = app.active.as_ref() == Some(&known.version) && app.cluster == known.cluster;
             let (check, checked) = check(app.health.as_ref());
             let is_checked = known.is_checked_by(&check) && known.port == open_port(app).or(checked);
-            is_live && is_checked && known.passing && !known.wants_report(true, &known.says, SystemTime::now())
+            let is_old = || known.wants_report(true, &known.says, SystemTime::now());
+            is_live && is_checked && known.passing && !(are_repeated && is_old())
         }
         // Nothing is known of what should run here, so that nothing can be missed.
         (None, Some(app)) => app.active.is_none() || app.drain,

@@ -5,6 +5,8 @@ use std::fs;
 
 use fixtures::{Behaviour, Host, Pass, Proxy, SOON, Slug, differences, eventually};
 use serde_json::{Value, json};
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
 
 /// A host whose one app is live and registered.
 struct Live {
@@ -131,6 +133,28 @@ fn while_an_instance_does_not_pass_every_pass_looks() {
             assert_eq!(live.pass().1, 1, "{on}");
         }
         live.put(off, &json!(null));
+        live.becomes_known();
+    }
+}
+
+#[test]
+fn reports_are_repeated_once_one_of_them_is_due_and_till_then_no_pass_looks() {
+    let live = Live::new();
+    live.host.activate("1", json!({"health": null}));
+    live.becomes_known();
+    let check = live.checks().pop().unwrap();
+    let output = || live.get("agent/checks")[&check]["Output"].as_str().unwrap().to_owned();
+    for (age, is_repeated) in [(40, false), (61, true), (-30, true)] {
+        let at = OffsetDateTime::now_utc() - Duration::seconds(age);
+        let says = output().split(" (reported").next().unwrap().to_owned();
+        let old = format!("{says} (reported {})", at.replace_nanosecond(0).unwrap().format(&Rfc3339).unwrap());
+        live.put(&format!("agent/check/update/{check}"), &json!({"Status": "passing", "Output": old}));
+        fs::remove_file(live.host.path("stage/.platypus/.registered")).unwrap();
+        assert_eq!(live.pass().1, 1, "{age} s");
+        assert_eq!(output() != old, is_repeated, "{age} s: {}", output());
+        if !is_repeated {
+            assert_eq!(live.pass().1, 0, "{age} s");
+        }
         live.becomes_known();
     }
 }
