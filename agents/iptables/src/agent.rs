@@ -120,12 +120,11 @@ impl Agent for PacketFilter {
 impl PacketFilter {
     /// Whether what was seen early is as intent wants it.
     async fn is_settled(&self, intent: &NodeIntent) -> bool {
-        let Some(early) = self.early.take() else { return false };
+        let (Place::Chain(chain), Some(early)) = (&self.place, self.early.take()) else { return false };
         let Ok(Ok((seen, None))) = early.await else { return false };
         let verdicts = verdicts(intent, &present(&seen), &Gone::new(), &self.us);
         let nothing_to_say = verdicts.ask.is_empty() && verdicts.complaints.is_empty();
-        let is_settled =
-            nothing_to_say && tables(&seen, &verdicts, &self.us, &self.end) == seen && self.place.is_clear();
+        let is_settled = nothing_to_say && tables(&seen, &verdicts, &self.us, &self.end) == seen && chain.is_clear();
         // A single pass is about to end: what it takes to free all of it would be lost.
         std::mem::forget(seen);
         is_settled
@@ -213,17 +212,6 @@ impl PacketFilter {
 }
 
 impl Place {
-    /// Whether a crash left nothing that whoever holds the lock would have to see to.
-    fn is_clear(&self) -> bool {
-        match self {
-            Self::Chain(chain) => match &**chain {
-                Chain::Kernel(_) => true,
-                Chain::File(file) => files::is_clear(&file.path),
-            },
-            Self::Authority(_) => false,
-        }
-    }
-
     /// The file to lock before a change; its directory is there from now on.
     fn lock(&self) -> Result<PathBuf> {
         let lock = match self {
@@ -240,6 +228,14 @@ impl Place {
 }
 
 impl Chain {
+    /// Whether no crash left anything that whoever holds the lock has to see to.
+    fn is_clear(&self) -> bool {
+        match self {
+            Self::Kernel(_) => true,
+            Self::File(file) => files::is_clear(&file.path),
+        }
+    }
+
     async fn look(&self) -> Result<Look> {
         match self {
             Self::Kernel(kernel) => kernel.look().await,

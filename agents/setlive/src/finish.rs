@@ -175,7 +175,7 @@ impl Finisher<'_> {
             }
             Next::Arrive => match program::hook(app, &to, "bin/enable", to.timeouts.enable.duration()).await {
                 Ok(_) => {
-                    site.records.note(app, record.arrived(&to)).await?;
+                    self.arrive(record, &to).await?;
                     info!(%app, "{} is live", to.version);
                 }
                 Err(error) => self.failed(record, &to, format!("{error:#}")).await?,
@@ -185,7 +185,7 @@ impl Finisher<'_> {
                     warn!(%app, "{error:#}; going on");
                 }
                 warn!(%app, "{} runs again", from.version);
-                site.records.note(app, record.arrived(&from)).await?;
+                self.arrive(record, &from).await?;
             }
         }
         self.trouble = None;
@@ -227,6 +227,11 @@ impl Finisher<'_> {
         };
         let trouble = self.trouble.as_ref().map(|trouble| format!("; the finisher: {trouble}")).unwrap_or_default();
         format!("{what} within {:?}, while the store could be read{trouble}", self.time.deadline)
+    }
+
+    async fn arrive(&self, record: Record, at: &Definition) -> Result<()> {
+        self.setlive.clear(self.app, record.healthy.iter().chain(&record.converging));
+        self.setlive.site.records.note(self.app, record.arrived(at)).await
     }
 
     async fn failed(&self, record: Record, to: &Definition, reason: String) -> Result<()> {

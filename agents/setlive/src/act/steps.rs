@@ -167,7 +167,7 @@ impl Setlive {
 
     /// Removes what was written for these definitions and never came to its place. Of no consequence when it fails: it is
     /// overwritten, or stays unread.
-    pub(super) fn clear<'a>(&self, app: &AppName, definitions: impl Iterator<Item = &'a Definition>) {
+    pub(crate) fn clear<'a>(&self, app: &AppName, definitions: impl Iterator<Item = &'a Definition>) {
         for definition in definitions {
             if let Err(error) = self.site.places.clear(app, definition) {
                 debug!(%app, "{error:#}");
