@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -186,6 +187,7 @@ fn beside(path: &Path) -> PathBuf {
 #[derive(Debug)]
 pub struct Lock {
     file: File,
+    is_shared: AtomicBool,
 }
 
 impl Lock {
@@ -202,7 +204,7 @@ impl Lock {
         let metadata = file.metadata().with_context(|| format!("looking at the lock {}", path.display()))?;
         anyhow::ensure!(metadata.is_file(), "the lock {} is not a file: move it away", path.display());
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { file })),
+            Ok(()) => Ok(Some(Self { file, is_shared: AtomicBool::new(false) })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
         }
@@ -211,7 +213,18 @@ impl Lock {
     /// The same lock once more: it is held until both are closed. A child that has it, as its standard output say, goes on
     /// holding the lock when this process is killed.
     pub fn share(&self) -> Result<File> {
-        self.file.try_clone().context("sharing a lock")
+        let shared = self.file.try_clone().context("sharing a lock")?;
+        self.is_shared.store(true, Relaxed);
+        Ok(shared)
+    }
+}
+
+impl Drop for Lock {
+    /// To close the file is not enough: a child that was begun on another thread has it, too, until it is another program.
+    fn drop(&mut self) {
+        if !*self.is_shared.get_mut() {
+            let _ = flock(&self.file, FlockOperation::Unlock);
+        }
     }
 }
 
@@ -274,12 +287,18 @@ mod tests {
         assert!(held.is_some());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "no other user can take it");
         assert!(Lock::try_hold("lock", &path).unwrap().is_none());
+        let in_child = held.as_ref().unwrap().file.try_clone().unwrap();
+        drop(held);
+        let held = Lock::try_hold("lock", &path).unwrap();
+        assert!(held.is_some(), "what a child has that is about to be another program holds nothing");
+        drop(in_child);
         let shared = held.as_ref().unwrap().share().unwrap();
         drop(held);
         assert!(Lock::try_hold("lock", &path).unwrap().is_none(), "who shares it still holds it");
         drop(shared);
         assert!(Lock::try_hold("lock", &path).unwrap().is_some());
     }
+
     #[test]
     fn what_is_planted_where_a_lock_or_a_text_belongs_is_an_error_at_once() {
         let dir = tempfile::tempdir().unwrap();
