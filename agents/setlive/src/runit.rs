@@ -14,6 +14,7 @@ use converge::effect;
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::Pid;
 use tokio::time::Instant;
+use tracing::{info, warn};
 
 use crate::decide::Service;
 use crate::{below, processes};
@@ -36,11 +37,13 @@ impl Control {
     /// What the service in `dir` does. Never waits.
     pub(crate) fn observe(&self, dir: &Path) -> Result<Service> {
         match self {
-            Self::Supervise => supervised(dir).map(|status| match status {
+            Self::Supervise => Ok(match supervised(dir)? {
                 None => Service::Unsupervised,
                 Some(Status { wanted_up: false, .. }) => Service::Stopped,
                 // runsv may take its time to notice that a process has died.
                 Some(Status { pid: Some(pid), .. }) if processes::is_alive(pid) => Service::Running { pid },
+                // Whatever it was told since: it has to be replaced, as `start` does.
+                Some(Status { .. }) if has_ended_log(dir)? => Service::Stopped,
                 Some(Status { .. }) => Service::Failing,
             }),
             Self::Sv(sv) => sv_status(sv, dir),
@@ -54,8 +57,19 @@ impl Control {
                 if !self.is_supervised(dir).await? {
                     return Ok(false);
                 }
-                tell(dir, b'u').await?;
-                Ok(true)
+                match tell(dir, b'u').await {
+                    // Asked only after it was told: runsvdir may have told it to end at any moment before.
+                    Ok(()) if has_ended_log(dir)? => {
+                        let (app, service) = names(dir);
+                        info!(%app, "The runsv of the service {service} was told to end: replacing it");
+                        end_runsv(dir).await?;
+                    }
+                    Ok(()) => return Ok(true),
+                    Err(_) if supervised(dir)?.is_none() => {}
+                    Err(error) => return Err(error),
+                }
+                // The one that comes starts the service by itself.
+                self.is_supervised(dir).await
             }
             Self::Sv(sv) => run_sv(sv, "start", dir).await.map(|()| true),
         }
@@ -97,10 +111,7 @@ impl Control {
                     return Ok(());
                 }
                 // No runsvdir is there to tell it to; before it was unlinked this would have been a restart.
-                tell(dir, b'x').await?;
-                let gone = until(RUNSV_ANSWERS, || Ok(supervised(dir)?.is_none())).await?;
-                anyhow::ensure!(gone, "runsv of {} does not end", dir.display());
-                Ok(())
+                end_runsv(dir).await
             }
             Self::Sv(sv) => run_sv(sv, "exit", dir).await,
         }
@@ -130,15 +141,27 @@ fn supervised(dir: &Path) -> Result<Option<Status>> {
     if !has_runsv(dir)? {
         return Ok(None);
     }
+    // runsv makes `ok` before its first status.
+    read_status(dir)
+}
+
+/// What runsv wrote last of the service in `dir`, or of its log.
+fn read_status(dir: &Path) -> Result<Option<Status>> {
     let path = status_of(dir);
     // A byte more than there is to read, to see that there is no more.
     let mut bytes = [0; STATUS_BYTES + 1];
     match File::open(&path).and_then(|mut file| file.read(&mut bytes)) {
         Ok(length) => parse_status(&bytes[..length]).map(Some).with_context(|| format!("reading {}", path.display())),
-        // runsv makes `ok` before its first status.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
     }
+}
+
+/// Whether the runsv of `dir` has ended its log, as it does first when runsvdir tells it to end. Whatever it is told before it
+/// has ended itself, by an agent that finds it again, makes it stay: without the pipe to its log, so that it can start nothing
+/// any more.
+fn has_ended_log(dir: &Path) -> Result<bool> {
+    Ok(read_status(&below(dir, &["log"]))?.is_some_and(|log| !log.wanted_up))
 }
 
 /// Where runsv says what the service does: in another file each time that it is something else.
@@ -177,6 +200,14 @@ async fn tell(dir: &Path, command: u8) -> Result<()> {
     Ok(())
 }
 
+/// Ends the runsv of a service, with the service. Where that is linked, runsvdir starts another.
+async fn end_runsv(dir: &Path) -> Result<()> {
+    tell(dir, b'x').await?;
+    let gone = until(RUNSV_ANSWERS, || Ok(supervised(dir)?.is_none())).await?;
+    anyhow::ensure!(gone, "runsv of {} does not end", dir.display());
+    Ok(())
+}
+
 async fn stop(dir: &Path, patience: Duration) -> Result<()> {
     let Some(status) = supervised(dir)? else { bail!("no runsv looks after {}: is runsvdir running?", dir.display()) };
     let is_down = || match supervised(dir)? {
@@ -202,9 +233,8 @@ async fn end(
         return Err(error);
     }
     if !until(patience, &is_over).await? {
-        let service = dir.file_name().unwrap_or_default().to_string_lossy();
-        let app = service.split('@').next().unwrap_or_default();
-        tracing::warn!(%app, "the service {service} ignores TERM for {patience:?}: killing it");
+        let (app, service) = names(dir);
+        warn!(%app, "the service {service} ignores TERM for {patience:?}: killing it");
         tell(dir, at_last).await?;
         let over = until(RUNSV_ANSWERS, &is_over).await?;
         anyhow::ensure!(over, "{} does not stop, not even when killed", dir.display());
@@ -220,6 +250,13 @@ async fn end(
     let empty = until(RUNSV_ANSWERS, is_empty).await?;
     anyhow::ensure!(empty, "processes of {} (group {group:?}) are left and cannot be killed", dir.display());
     Ok(())
+}
+
+/// The app and the service in `dir`, as messages name them.
+fn names(dir: &Path) -> (String, String) {
+    let service = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let app = service.split('@').next().unwrap_or_default().to_owned();
+    (app, service)
 }
 
 /// The process group that `pid` leads, if it leads one: only then is the group the service's own.
@@ -269,6 +306,8 @@ async fn run_sv(sv: &Path, command: &str, dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -283,6 +322,33 @@ mod tests {
         assert_eq!(status(0, b'u', 0), Status { pid: None, wanted_up: true });
         assert_eq!(status(42, b'd', 2), Status { pid: None, wanted_up: false });
         assert!(parse_status(&[0; 19]).is_err() && parse_status(&[0; 21]).is_err());
+    }
+
+    #[test]
+    fn a_service_whose_log_was_ended_is_stopped_whatever_it_was_told_since() {
+        let dir = tempfile::tempdir().unwrap();
+        let ok = dir.path().join("supervise/ok");
+        let write = |of: &str, pid: u32, wanted: u8, state: u8| {
+            let path = status_of(&dir.path().join(of));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, [&[0; 12][..], &pid.to_le_bytes(), &[0, wanted, 0, state]].concat()).unwrap();
+        };
+        let observe = || Control::Supervise.observe(dir.path()).unwrap();
+        write("", 0, b'u', 0);
+        assert!(Command::new("mkfifo").arg(&ok).status().unwrap().success());
+        assert_eq!(observe(), Service::Unsupervised);
+        let _runsv = effect::open_both_ends(&ok).unwrap();
+        assert_eq!(observe(), Service::Failing, "there need not be a log");
+        write("log", 42, b'u', 1);
+        assert_eq!(observe(), Service::Failing);
+        write("log", 0, b'd', 0);
+        assert_eq!(observe(), Service::Stopped);
+        write("", std::process::id(), b'u', 1);
+        assert_eq!(
+            observe(),
+            Service::Running { pid: std::process::id() as i32 },
+            "an operator may have ended its log"
+        );
     }
 
     #[test]

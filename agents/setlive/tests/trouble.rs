@@ -1,11 +1,12 @@
 //! Apps, disks and people at their worst, on a real runit.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fixtures::{Behaviour, Host, SOON, Slug, eventually, http_get, mentioning, pass};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 fn live(versions: &[(&str, Behaviour)]) -> Host {
@@ -33,7 +34,11 @@ fn runsv(host: &Host) -> i32 {
 }
 
 fn kill(pid: i32) {
-    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    signal(pid, Signal::KILL);
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
 #[test]
@@ -62,6 +67,40 @@ fn an_app_whose_runsv_was_killed_is_ended_with_it_when_it_is_replaced_or_removed
     let removed = host.converge();
     assert!(removed.log.contains("killing process"), "{}", removed.log);
     assert_eq!(slugs(&host), [0; 0]);
+}
+
+#[test]
+fn a_runsv_that_was_told_to_end_and_then_to_start_is_replaced() {
+    replaces_its_runsv("1");
+}
+
+#[test]
+fn a_runsv_that_was_told_to_end_and_then_to_start_is_replaced_with_the_version() {
+    replaces_its_runsv("2");
+}
+
+fn replaces_its_runsv(next: &str) {
+    let host = live(&GOOD);
+    let tell = |command: &str| fs::write(host.path("stage/slug/supervise/control"), command).unwrap();
+    let log = || fs::read(host.path("stage/slug/log/supervise/status")).unwrap();
+    let (link, svlogd) = (host.path("service/slug"), i32::from_le_bytes(log()[12..16].try_into().unwrap()));
+    // Which keeps runsv from ending.
+    signal(svlogd, Signal::STOP);
+    tell("d");
+    fs::remove_file(&link).unwrap();
+    eventually("runsvdir tells it to end", SOON, || (log()[17] == b'd').then_some(()));
+    symlink(host.path("stage/slug"), &link).unwrap();
+    tell("u");
+    signal(svlogd, Signal::CONT);
+    eventually("its log has ended", SOON, || (log()[12..16] == [0; 4]).then_some(()));
+
+    host.activate(next, json!({}));
+    // A pass may see what runsv starts, once a second and in vain, in the moment before that ends.
+    let replaces = |log: String| log.contains("The runsv of the service slug was told to end: replacing it");
+    eventually("its runsv is replaced", SOON, || replaces(host.converge().log).then_some(()));
+    assert_eq!(host.serves(next)["version"], next);
+    assert_eq!(slugs(&host).len(), 1);
+    assert_ne!(log()[12..16], [0; 4]);
 }
 
 #[test]
